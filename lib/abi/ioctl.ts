@@ -1,0 +1,112 @@
+/**
+ * Request numbers and what they copy. A number is direction, size, type and number packed into 32 bits, and powerpc
+ * packs them differently (include/uapi/asm-generic/ioctl.h; arch/powerpc/include/uapi/asm/ioctl.h, 6.1): generic has
+ * 2 direction bits at 30 and 14 size bits, powerpc 3 direction bits at 29 and 13 size bits.
+ *
+ * Direction and size lie often enough (KVM_SET_IRQCHIP is encoded "read" and copies in), so each request is declared
+ * with its true copy rule: that one declaration feeds dispatch, the printer, the recorder and the arbitraries.
+ */
+import type { StructType } from "./struct.ts";
+
+export type Encoding = "generic" | "powerpc";
+export type Direction = "none" | "read" | "write" | "read-write";
+/** What the kernel does with the bytes that the argument points to; `value`: the argument itself is the number. */
+export type Copy = "value" | "in" | "out" | "inout";
+
+// biome-ignore format: a table
+const directionBits = {
+  generic: { none: 0, write: 1, read: 2, "read-write": 3 },
+  powerpc: { none: 1, read: 2, write: 4, "read-write": 6 },
+} as const;
+
+/** Packs a request number in the encoding of an architecture. */
+export function requestNumber(
+  encoding: Encoding,
+  direction: Direction,
+  type: number,
+  nr: number,
+  size: number,
+): number {
+  const bits = directionBits[encoding][direction];
+  const shift = encoding === "generic" ? 30 : 29;
+  return ((bits << shift) | (size << 16) | (type << 8) | nr) >>> 0;
+}
+
+/** The true copy rule of a request, where it is not what direction and struct say. */
+export interface CopyRule {
+  /** what is copied; follows from the direction if absent (none: value, write: in, read: out, read-write: inout) */
+  copy?: Copy;
+  /** the struct that the argument points to, where the number encodes another one or none */
+  head?: StructType;
+  /** an array of these follows the head … */
+  tail?: StructType | number;
+  /** … as many as this field of the head says (a field name), */
+  count?: string;
+  /** or as many bytes in all as this field of the head says (`argsz`) */
+  sized?: string;
+  /** how the tail travels, where it differs from the head */
+  tailCopy?: Copy;
+}
+
+export interface Request extends CopyRule {
+  readonly direction: Direction;
+  readonly type: number;
+  readonly nr: number;
+  /** the size that the number encodes, in bytes */
+  readonly size: number;
+  /** the number on x86, arm64, riscv */
+  readonly number: number;
+  /** the number on POWER */
+  readonly powerpc: number;
+  /** what the argument points to; none for a request whose argument is a plain value */
+  readonly struct?: StructType | undefined;
+  readonly copy: Copy;
+}
+
+const defaultCopy: Record<Direction, Copy> = {
+  none: "value",
+  write: "in",
+  read: "out",
+  "read-write": "inout",
+};
+
+function request(
+  direction: Direction,
+  type: number,
+  nr: number,
+  of: StructType | number,
+  rule: CopyRule,
+): Request {
+  const size = typeof of === "number" ? of : of.size;
+  return {
+    ...rule,
+    direction,
+    type,
+    nr,
+    size,
+    number: requestNumber("generic", direction, type, nr, size),
+    powerpc: requestNumber("powerpc", direction, type, nr, size),
+    struct: rule.head ?? (typeof of === "number" ? undefined : of),
+    copy: rule.copy ?? (rule.head !== undefined && direction === "none" ? "inout" : defaultCopy[direction]),
+  };
+}
+
+/** `_IO(type, nr)` */
+export const io = (type: number, nr: number, rule: CopyRule = {}): Request =>
+  request("none", type, nr, 0, rule);
+/** `_IOR(type, nr, struct)`; a plain number of bytes for `__u32`, `__u64`, … */
+export const ior = (type: number, nr: number, of: StructType | number, rule: CopyRule = {}): Request =>
+  request("read", type, nr, of, rule);
+/** `_IOW(type, nr, struct)` */
+export const iow = (type: number, nr: number, of: StructType | number, rule: CopyRule = {}): Request =>
+  request("write", type, nr, of, rule);
+/** `_IOWR(type, nr, struct)` */
+export const iowr = (type: number, nr: number, of: StructType | number, rule: CopyRule = {}): Request =>
+  request("read-write", type, nr, of, rule);
+
+/** Whether a value exported by an abi file is a request. */
+export const isRequest = (value: unknown): value is Request =>
+  typeof value === "object" && value !== null && "powerpc" in value && "nr" in value;
+/** Whether a value exported by an abi file is a struct or union declaration. */
+export const isStruct = (value: unknown): value is StructType =>
+  typeof value === "object" && value !== null && "offsetOf" in value;
