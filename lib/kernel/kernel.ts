@@ -1,0 +1,75 @@
+/**
+ * What every process of a host shares: the virtual clock, deferred work, faults on demand, and the names under /dev.
+ */
+import { EINTR } from "../abi/errno.ts";
+import { Clock } from "./clock.ts";
+import { Faults } from "./faults.ts";
+import type { File } from "./file.ts";
+import type { Process } from "./process.ts";
+import { type Policy, WorkQueue } from "./work-queue.ts";
+
+/** Opens a device node: a new description, or −errno. */
+export type Open = (process: Process, flags: number, path: string) => File | number;
+
+/** What differs between releases in this floor; the machine floor fills it in from its table of releases. */
+export interface KernelBehaviour {
+  /** eventfd write takes exactly 8 bytes; before, longer writes were accepted and cut */
+  readonly eventfdExactWrite: boolean;
+}
+
+export interface KernelOptions {
+  behaviour?: Partial<KernelBehaviour>;
+  policy?: Policy;
+  clock?: Clock;
+  /** called when a call would sleep for ever: what it waits for. The call then answers −EINTR. */
+  onDeadlock?: (report: string) => void;
+}
+
+export class Kernel {
+  readonly clock: Clock;
+  readonly work: WorkQueue;
+  readonly faults = new Faults();
+  readonly behaviour: KernelBehaviour;
+  /** device nodes by path; a path that ends in "/" opens everything below it */
+  readonly nodes = new Map<string, Open>();
+  /** calls that would have slept for ever, oldest first */
+  readonly deadlocks: string[] = [];
+  /** whether an eventfd wake-up is running: a signal from inside one is refused (fs/eventfd.c:eventfd_signal_mask, 6.1) */
+  inEventfd = false;
+  #onDeadlock: ((report: string) => void) | undefined;
+
+  constructor(options: KernelOptions = {}) {
+    this.clock = options.clock ?? new Clock();
+    this.work = new WorkQueue(options.policy);
+    this.behaviour = { eventfdExactWrite: true, ...options.behaviour };
+    this.#onDeadlock = options.onDeadlock;
+  }
+
+  /** The node that opens `path`, if there is one. */
+  node(path: string): Open | undefined {
+    return this.nodes.get(path) ?? this.nodes.get(path.slice(0, path.lastIndexOf("/") + 1));
+  }
+
+  /**
+   * A call has to wait until `ready`. Deferred work runs first, then time passes from timer to timer up to `deadline`.
+   * True once ready, false at the deadline; −EINTR where nothing can ever wake it, or a fault interrupts it.
+   */
+  wait(what: string, ready: () => boolean, deadline = Number.POSITIVE_INFINITY): true | false | number {
+    if (this.faults.interrupt(what)) return -EINTR;
+    for (;;) {
+      if (ready()) return true;
+      if (this.work.pending !== 0) {
+        this.work.step();
+        continue;
+      }
+      const next = Math.min(this.clock.next, deadline);
+      if (next === Number.POSITIVE_INFINITY) {
+        this.deadlocks.push(what);
+        this.#onDeadlock?.(what);
+        return -EINTR;
+      }
+      this.clock.advanceTo(next);
+      if (next === deadline) return ready();
+    }
+  }
+}

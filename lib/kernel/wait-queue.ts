@@ -1,0 +1,51 @@
+/**
+ * Who is told when a file changes, in which order (kernel/sched/wait.c:__wake_up_common, 6.1). Waiters stand in a
+ * line; a priority waiter goes to its head. A wake-up carries the poll events, visits the line from the head, and
+ * stops after an exclusive waiter that was really woken.
+ */
+export interface Waiter {
+  /** Answers whether it was woken (a wake-up that was of no use to it answers false). */
+  wake(events: number): boolean;
+  /** an exclusive waiter ends the wake-up once woken */
+  readonly exclusive: boolean;
+}
+
+export class WaitQueue {
+  #waiters: Waiter[] = [];
+
+  get active(): boolean {
+    return this.#waiters.length !== 0;
+  }
+
+  /** Behind the others. */
+  add(waiter: Waiter): void {
+    this.#waiters.push(waiter);
+  }
+
+  /** Before the others: irqfds stand there, so that they see an event before a poller does. */
+  addPriority(waiter: Waiter): void {
+    this.#waiters.unshift(waiter);
+  }
+
+  /** Whether an exclusive waiter stands at the head: what add_wait_queue_priority_exclusive refuses (6.17). */
+  get exclusiveHead(): boolean {
+    return this.#waiters.length !== 0 && this.#waiters[0].exclusive;
+  }
+
+  remove(waiter: Waiter): void {
+    const index = this.#waiters.indexOf(waiter);
+    if (index >= 0) this.#waiters.splice(index, 1);
+  }
+
+  /** Wakes with the given poll events. A waiter may remove itself, or others, while it runs. */
+  wake(events: number): void {
+    const waiters = this.#waiters;
+    if (waiters.length === 0) return;
+    if (waiters.length === 1) {
+      waiters[0].wake(events);
+      return;
+    }
+    for (const waiter of waiters.slice())
+      if (this.#waiters.includes(waiter) && waiter.wake(events) && waiter.exclusive) return;
+  }
+}

@@ -1,0 +1,76 @@
+/**
+ * Deferred work of the kernel: what Linux hands to a workqueue and does some time after the system call. Each item
+ * has a name. Who runs it, and when, is a policy given from outside:
+ *
+ * - `inOrder` (the default): everything runs before the call returns to the program;
+ * - `byHand`: nothing runs until the test calls `step` or `drain`;
+ * - any function: it is asked before a call returns, and may run some of the items, in the order it likes.
+ *
+ * A call that itself waits for deferred work (KVM_IRQFD deassign flushes its shutdown queue) uses `flush`.
+ */
+export interface Work {
+  /** for reports: "irqfd-inject", "irqfd-shutdown", … */
+  readonly name: string;
+  run(): void;
+}
+
+export type Policy = (queue: WorkQueue) => void;
+
+/** Everything runs before the call returns. */
+export const inOrder: Policy = (queue) => queue.drain();
+/** Nothing runs by itself. */
+export const byHand: Policy = () => {};
+
+export class WorkQueue {
+  #items: Work[] = [];
+  policy: Policy;
+
+  constructor(policy: Policy = inOrder) {
+    this.policy = policy;
+  }
+
+  /** The items that wait, oldest first. */
+  get items(): readonly Work[] {
+    return this.#items;
+  }
+
+  get pending(): number {
+    return this.#items.length;
+  }
+
+  /** Queues an item; one that waits already is not queued twice (schedule_work). */
+  schedule(work: Work): boolean {
+    if (this.#items.includes(work)) return false;
+    this.#items.push(work);
+    return true;
+  }
+
+  /** Takes a waiting item back: true if it had not run. */
+  cancel(work: Work): boolean {
+    const index = this.#items.indexOf(work);
+    if (index < 0) return false;
+    this.#items.splice(index, 1);
+    return true;
+  }
+
+  /** Runs one item by its place in the line. */
+  step(index = 0): Work | undefined {
+    const [work] = this.#items.splice(index, 1);
+    work?.run();
+    return work;
+  }
+
+  /** Runs everything, and what that queues, in order. */
+  drain(): void {
+    while (this.#items.length !== 0) this.#items.shift()!.run();
+  }
+
+  /** Runs every waiting item of this name, in order: what a call that waits for them does. */
+  flush(name: string): void {
+    for (;;) {
+      const index = this.#items.findIndex((work) => work.name === name);
+      if (index < 0) return;
+      this.step(index);
+    }
+  }
+}
