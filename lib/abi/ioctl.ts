@@ -32,8 +32,48 @@ export function requestNumber(
   return ((bits << shift) | (size << 16) | (type << 8) | nr) >>> 0;
 }
 
+/** What kind of file a request is made on. `any`: every file of the driver (epoll's and the like are not modelled). */
+export type FileKind =
+  | "system"
+  | "vm"
+  | "vcpu"
+  | "device"
+  | "stats"
+  | "guest-memfd"
+  | "spapr-tce"
+  | "htab"
+  | "vfio-container"
+  | "vfio-group"
+  | "vfio-device"
+  | "vfio-migration"
+  | "iommufd"
+  | "epoll";
+
+/** What the size of a copy can depend on beside the argument itself; whoever copies (kernel, recorder) knows it. */
+export interface Facts {
+  /** pages in a memory slot */
+  slotPages?(slot: number): number;
+  /** KVM_CHECK_EXTENSION's answer */
+  capability?(capability: number): number;
+  /** bytes behind an attribute of the file the request is made on, see device-attributes.ts */
+  attributeBytes?(group: number, attr: bigint): number;
+}
+
+/** A number of bytes: fixed, the value of a field of the head, or computed from the head (its own bytes only). */
+export type ByteCount = number | string | ((head: Uint8Array, facts: Facts) => number);
+
+/** The buffer that a pointer field points to: how many bytes, and which way they travel. */
+export interface Behind {
+  copy: "in" | "out" | "inout";
+  bytes: ByteCount;
+  /** the buffer is an array of descriptors (`int`) */
+  descriptors?: boolean;
+}
+
 /** The true copy rule of a request, where it is not what direction and struct say. */
 export interface CopyRule {
+  /** the kinds of file that know the request */
+  on?: FileKind | readonly FileKind[];
   /** what is copied; follows from the direction if absent (none: value, write: in, read: out, read-write: inout) */
   copy?: Copy;
   /** the struct that the argument points to, where the number encodes another one or none */
@@ -42,10 +82,16 @@ export interface CopyRule {
   tail?: StructType | number;
   /** … as many as this field of the head says (a field name), */
   count?: string;
-  /** or as many bytes in all as this field of the head says (`argsz`) */
-  sized?: string;
+  /** or as many bytes in all, head included, as this says (`"argsz"`: a field of the head) */
+  sized?: ByteCount;
   /** how the tail travels, where it differs from the head */
   tailCopy?: Copy;
+  /** buffers behind pointer fields; `"ranges.bitmap"` is the field of each element of an array */
+  behind?: { readonly [field: string]: Behind };
+  /** offsets of descriptor numbers (`int`) that only the other fields tell apart from plain numbers */
+  descriptors?: (argument: Uint8Array) => readonly number[];
+  /** an answer ≥ 0 is a descriptor of this kind */
+  returns?: FileKind;
 }
 
 export interface Request extends CopyRule {
