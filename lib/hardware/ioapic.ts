@@ -32,6 +32,7 @@
  * EOI register (version 0x11), and the bus finds the chip at 0xfec00000 only, whatever base address it was given.
  */
 import { load32, store32 } from "../abi/struct.ts";
+import { type InterruptMessage, newMessage } from "./apic-message.ts";
 
 export const IOAPIC_NUM_PINS = 24;
 /** bytes of struct kvm_ioapic_state */
@@ -62,34 +63,9 @@ const REMOTE_IRR = 1 << 14;
 const LEVEL = 1 << 15;
 const MASK = 1 << 16;
 
-/** An interrupt message on its way to the LAPICs (struct kvm_lapic_irq). */
-export interface IoapicMessage {
-  vector: number;
-  /** 0 fixed, 0x100 lowest priority, 0x200 SMI, 0x400 NMI, 0x500 INIT, 0x700 ExtINT */
-  deliveryMode: number;
-  /** 0 physical, 0x800 logical */
-  destMode: number;
-  level: boolean;
-  /** 0 edge, 1 level */
-  trigMode: number;
-  /** always 0, none */
-  shorthand: number;
-  destId: number;
-  msiRedirHint: boolean;
-}
-
 export class Ioapic {
   /** The message that SEND speaks of. */
-  readonly message: IoapicMessage = {
-    vector: 0,
-    deliveryMode: 0,
-    destMode: 0,
-    level: true,
-    trigMode: 0,
-    shorthand: 0,
-    destId: 0,
-    msiRedirHint: false,
-  };
+  readonly message: InterruptMessage = newMessage();
   /** Where its delivery has to note vCPU id → vector for each LAPIC that took it; null: nowhere. */
   messageDestMap: Map<number, number> | null = null;
   /** The pin whose entry `write` has changed, and the destination that it had; KVM seeks it in the new mode. */

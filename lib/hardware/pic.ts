@@ -16,7 +16,7 @@
  * elcr_mask, one byte each.
  *
  * What KVM does not do is missing here too: special mask mode is stored and has no effect, single mode and
- * level-triggered mode of ICW1 are ignored, a poll answers the number without bit 7. One thing is simpler: when both
+ * level-triggered mode of ICW1 are ignored. One thing is simpler: when both
  * chips end an interrupt automatically within one acknowledge cycle, both notifications come after it.
  */
 import { EOPNOTSUPP } from "../abi/errno.ts";
@@ -193,7 +193,7 @@ export class Pic {
     return needed;
   }
 
-  /** The processor acknowledges INTR: the vector. i8259.c:kvm_pic_read_irq (6.1) */
+  /** The processor acknowledges INTR: the vector, of 8 bits. i8259.c:kvm_pic_read_irq (6.1) */
   readIrq(): number {
     this.output = false;
     this.#updateNeeded = true;
@@ -206,7 +206,7 @@ export class Pic {
       vector = this.slave.irqBase + (input >= 0 ? input : 7);
     }
     if (this.acked === 0) this.finish();
-    return vector;
+    return vector & 0xff;
   }
 
   /**
@@ -351,7 +351,10 @@ export class Pic {
     }
   }
 
-  /** Takes and ends the winning request in one go: its input, 7 if there is none. i8259.c:pic_poll_read (6.1) */
+  /**
+   * Takes and ends the winning request in one go: bit 7 and its input; 7 if there is none. i8259.c:pic_poll_read (6.1),
+   * where bit 7 is missing; 6.18 sets it.
+   */
   #poll(chip: PicChip): number {
     chip.poll = 0;
     const input = chip.pending();
@@ -366,6 +369,6 @@ export class Pic {
     chip.irr &= ~(1 << input);
     this.#end(chip, input);
     if (chip === this.slave || input !== CASCADE) this.#updateNeeded = true;
-    return input;
+    return 0x80 | input;
   }
 }

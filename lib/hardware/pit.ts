@@ -1,6 +1,6 @@
 /**
  * The 8254 interval timer as KVM holds it in the kernel: three counters at ports 0x40 to 0x42, the control word at
- * 0x43, and (with the speaker) port 0x61. Counter 0 drives GSI 0. Time is the caller's, in nanoseconds, exact below
+ * 0x43, and port 0x61 if KVM_PIT_SPEAKER_DUMMY asked for it. Counter 0 drives GSI 0. Time is the caller's, in nanoseconds, exact below
  * 2^53; every method that depends on it takes `now`.
  *
  * The caller owns the timer and the work item behind it:
@@ -31,6 +31,8 @@ export const PIT_STATE2_SIZE = 112;
 export const PIT_FLAGS_HPET_LEGACY = 1;
 /** Bit 1 of port 0x61. */
 export const PIT_FLAGS_SPEAKER_DATA_ON = 2;
+/** Answer of `read`: port 0x43 gives nothing; the guest gets what its vCPU's last port access left (seen on 6.18). */
+export const PIT_NOTHING = -1;
 /** The shortest period of counter 0, kvm.min_timer_period_us, in nanoseconds. */
 export const MIN_TIMER_PERIOD = 200_000;
 
@@ -235,11 +237,11 @@ export class Pit {
     return 0;
   }
 
-  /** Reads a port: the byte, or −EOPNOTSUPP for a port that is not here. */
+  /** Reads a port: the byte, PIT_NOTHING, or −EOPNOTSUPP for a port that is not here. */
   read(port: number, now: number): number {
     if (port === 0x61) return this.#readSpeaker(now);
     if (port < 0x40 || port > 0x43) return -EOPNOTSUPP;
-    return port === 0x43 ? 0 : this.#readCount(port - 0x40, now);
+    return port === 0x43 ? PIT_NOTHING : this.#readCount(port - 0x40, now);
   }
 
   /** KVM_GET_PIT: the three channels. */
