@@ -1,0 +1,55 @@
+/**
+ * What an architecture adds to KVM. The files of this floor ask it where Linux calls a kvm_arch_… function; each
+ * architecture is a folder beside this file.
+ */
+import type { Encoding } from "../abi/ioctl.ts";
+import type { CreateDevice } from "./device.ts";
+import type { Entry } from "./dispatch.ts";
+import type { KvmHost } from "./host.ts";
+import type { MemoryChange, MemorySlot } from "./memory-slots.ts";
+import type { KvmSystem } from "./system.ts";
+import type { Vcpu, VcpuFile } from "./vcpu.ts";
+import type { Vm, VmFile } from "./vm.ts";
+
+export interface KvmArch {
+  readonly name: "x86_64" | "arm64" | "ppc64le" | "riscv64";
+  readonly encoding: Encoding;
+  readonly systemIoctls: readonly Entry<KvmSystem>[];
+  readonly vmIoctls: readonly Entry<VmFile>[];
+  readonly vcpuIoctls: readonly Entry<VcpuFile>[];
+  /** KVM_CREATE_DEVICE types */
+  readonly deviceTypes: ReadonlyMap<number, CreateDevice>;
+  /** what a request unknown to everyone answers on a VM (−ENOTTY on x86 and POWER, −EINVAL on arm64 and riscv) */
+  readonly unknownVmIoctl: number;
+  /** 0, or why a VM of this type (KVM_CREATE_VM's argument) cannot be */
+  checkVmType(type: number, host: KvmHost): number;
+  createVm(vm: Vm): VmArch;
+  /** the architecture's part of a vCPU, or −errno */
+  createVcpu(vm: Vm, vcpu: Vcpu): VcpuArch | number;
+}
+
+/** What an architecture keeps for a VM. */
+export interface VmArch {
+  /** vCPU ids are below this */
+  readonly maxVcpuIds: number;
+  readonly maxVcpus: number;
+  /** before anything is allocated: −EINVAL, −EBUSY, … */
+  precreateVcpu(id: number): number;
+  /** KVM_CHECK_EXTENSION on the VM: the profile's answer, unless the state of the VM decides */
+  checkExtension(capability: number): number;
+  /** a memory slot is about to change: 0 or −errno; null as `slot` for a removal */
+  prepareMemory(change: MemoryChange, slot: MemorySlot | null): number;
+  /** KVM_ENABLE_CAP on the VM */
+  enableCap(capability: number, flags: number, args: readonly bigint[]): number;
+  /** the VM is gone */
+  destroy(): void;
+}
+
+/** What an architecture keeps for a vCPU. */
+export interface VcpuArch {
+  /** KVM_RUN */
+  run(): number;
+  /** KVM_ENABLE_CAP on the vCPU */
+  enableCap(capability: number, flags: number, args: readonly bigint[]): number;
+  destroy(): void;
+}

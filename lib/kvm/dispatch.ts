@@ -1,0 +1,20 @@
+/**
+ * From a request number to its handler: one table per kind of file and architecture, made once. POWER encodes numbers
+ * differently, so a table is built for one encoding.
+ */
+import type { Encoding, Request } from "../abi/ioctl.ts";
+import type { Argument } from "../kernel/argument.ts";
+import type { Process } from "../kernel/process.ts";
+
+/** Answers a request on a file: a result ≥ 0, or −errno. */
+export type Handler<F> = (file: F, user: Argument, process: Process) => number;
+export type Entry<F> = readonly [Request, Handler<F>];
+export type Table<F> = ReadonlyMap<number, Handler<F>>;
+
+/** A table of the entries; a later entry replaces an earlier one of the same number. */
+export function table<F>(encoding: Encoding, ...entries: readonly Entry<F>[]): Table<F> {
+  const result = new Map<number, Handler<F>>();
+  for (const [request, handler] of entries)
+    result.set(encoding === "powerpc" ? request.powerpc : request.number, handler);
+  return result;
+}

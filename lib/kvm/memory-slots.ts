@@ -1,0 +1,275 @@
+/**
+ * Guest physical memory: slots of user memory (KVM_SET_USER_MEMORY_REGION, …2), their dirty logs, and the way from a
+ * guest physical address to bytes (virt/kvm/kvm_main.c:__kvm_set_memory_region, kvm_get_dirty_log, 6.1 and 6.18).
+ *
+ * Frame numbers are plain numbers: an address has up to 64 bits, a frame number up to 52. Slots of one address space
+ * are kept sorted by frame, so a lookup is a binary search.
+ *
+ * Missing: memory attributes (KVM_SET_MEMORY_ATTRIBUTES), guest_memfd as backing.
+ */
+import { EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM } from "../abi/errno.ts";
+import {
+  KVM_MEM_LOG_DIRTY_PAGES,
+  KVM_MEM_READONLY,
+  KvmClearDirtyLog,
+  KvmDirtyLog,
+  KvmUserspaceMemoryRegion,
+  KvmUserspaceMemoryRegion2,
+} from "../abi/kvm.ts";
+import { load32 } from "../abi/struct.ts";
+import { TASK_SIZE } from "../kernel/address-space.ts";
+import type { Argument } from "../kernel/argument.ts";
+import type { Vm, VmFile } from "./vm.ts";
+
+const PAGE = 4096;
+/** KVM_MEM_SLOTS_NUM: SHRT_MAX (include/linux/kvm_host.h, 6.1) */
+const MEM_SLOTS_NUM = 32767;
+/** KVM_MEM_MAX_NR_PAGES (include/linux/kvm_host.h, 6.1) */
+const MAX_PAGES = 2 ** 31 - 1;
+/** how many frames 64 bits of address hold */
+const FRAMES = 2 ** 52;
+
+export type MemoryChange = "create" | "delete" | "move" | "flags";
+
+export interface MemorySlot {
+  readonly id: number;
+  readonly addressSpace: number;
+  readonly baseFrame: number;
+  readonly pages: number;
+  readonly userspaceAddress: number;
+  readonly flags: number;
+  /** one bit a page, rounded up to whole 64-bit words; none while dirty pages are not logged */
+  readonly dirty: Uint8Array | undefined;
+}
+
+export class MemorySlots {
+  readonly #vm: Vm;
+  /** by id, per address space */
+  #slots: Map<number, MemorySlot>[] = [];
+  /** by frame, ascending, per address space */
+  #sorted: MemorySlot[][] = [];
+  /** how many ids user space may use (KVM_CAP_NR_MEMSLOTS) */
+  readonly userSlots: number;
+  readonly readonlySupported: boolean;
+  /** KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 as enabled: 1 manual protect, 2 initially set */
+  manualDirtyLogProtect = 0;
+  /** changes with every change of a slot: a cached lookup compares it */
+  generation = 0;
+
+  constructor(vm: Vm, userSlots: number, addressSpaces: number, readonlySupported: boolean) {
+    this.#vm = vm;
+    this.userSlots = userSlots;
+    this.readonlySupported = readonlySupported;
+    for (let i = 0; i < addressSpaces; i++) {
+      this.#slots.push(new Map());
+      this.#sorted.push([]);
+    }
+  }
+
+  get(addressSpace: number, id: number): MemorySlot | undefined {
+    return this.#slots[addressSpace]?.get(id);
+  }
+
+  /** The slots of an address space, by frame. */
+  list(addressSpace = 0): readonly MemorySlot[] {
+    return this.#sorted[addressSpace] ?? [];
+  }
+
+  /** The slot that holds a guest frame. */
+  find(frame: number, addressSpace = 0): MemorySlot | undefined {
+    const sorted = this.#sorted[addressSpace];
+    let low = 0;
+    let high = sorted.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (sorted[middle].baseFrame <= frame) low = middle + 1;
+      else high = middle;
+    }
+    const slot = low > 0 ? sorted[low - 1] : undefined;
+    return slot !== undefined && frame < slot.baseFrame + slot.pages ? slot : undefined;
+  }
+
+  /** The user address behind a guest physical address, or −1 where no slot is. */
+  userAddress(guestAddress: number, addressSpace = 0): number {
+    const frame = Math.floor(guestAddress / PAGE);
+    const slot = this.find(frame, addressSpace);
+    return slot === undefined ? -1 : slot.userspaceAddress + (guestAddress - slot.baseFrame * PAGE);
+  }
+
+  /** Marks a guest frame dirty, where its slot keeps a log. */
+  markDirty(frame: number, addressSpace = 0): void {
+    const slot = this.find(frame, addressSpace);
+    if (slot?.dirty === undefined) return;
+    const page = frame - slot.baseFrame;
+    slot.dirty[page >> 3] |= 1 << (page & 7);
+  }
+
+  /**
+   * Creates, moves, removes a slot or changes its flags. The checks and their order are __kvm_set_memory_region's.
+   * EINVAL for bad flags, sizes, addresses, ids and changes; EEXIST where slots would overlap; ENOMEM.
+   */
+  set(slotNumber: number, flags: number, baseFrame: number, pages: number, userspaceAddress: number): number {
+    const validFlags = KVM_MEM_LOG_DIRTY_PAGES | (this.readonlySupported ? KVM_MEM_READONLY : 0);
+    if ((flags & ~validFlags) !== 0) return -EINVAL;
+    const addressSpace = slotNumber >>> 16;
+    const id = slotNumber & 0xffff;
+    if (userspaceAddress + pages * PAGE > TASK_SIZE) return -EINVAL;
+    if (addressSpace >= this.#slots.length || id >= MEM_SLOTS_NUM) return -EINVAL;
+    if (pages !== 0 && baseFrame + pages >= FRAMES) return -EINVAL;
+    if (pages > MAX_PAGES) return -EINVAL;
+
+    const old = this.#slots[addressSpace].get(id);
+    if (pages === 0) {
+      if (old === undefined) return -EINVAL;
+      const refused = this.#vm.arch.prepareMemory("delete", null);
+      if (refused < 0) return refused;
+      this.#replace(addressSpace, id, old, undefined);
+      return 0;
+    }
+    let change: MemoryChange = "create";
+    if (old !== undefined) {
+      if (
+        userspaceAddress !== old.userspaceAddress ||
+        pages !== old.pages ||
+        ((flags ^ old.flags) & KVM_MEM_READONLY) !== 0
+      )
+        return -EINVAL;
+      if (baseFrame !== old.baseFrame) change = "move";
+      else if (flags !== old.flags) change = "flags";
+      else return 0;
+    }
+    if (change !== "flags" && this.#overlaps(addressSpace, id, baseFrame, pages)) return -EEXIST;
+    if (this.#vm.kernel.faults.allocation("kvm_memory_slot")) return -ENOMEM;
+    let dirty: Uint8Array | undefined;
+    if ((flags & KVM_MEM_LOG_DIRTY_PAGES) !== 0) {
+      dirty = old?.dirty;
+      if (dirty === undefined) {
+        if (this.#vm.kernel.faults.allocation("dirty_bitmap")) return -ENOMEM;
+        dirty = new Uint8Array(bitmapBytes(pages)).fill(this.manualDirtyLogProtect & 2 ? 0xff : 0);
+        if (this.manualDirtyLogProtect & 2) clearPast(dirty, pages);
+      }
+    }
+    const slot: MemorySlot = { id, addressSpace, baseFrame, pages, userspaceAddress, flags, dirty };
+    const refused = this.#vm.arch.prepareMemory(change, slot);
+    if (refused < 0) return refused;
+    this.#replace(addressSpace, id, old, slot);
+    return 0;
+  }
+
+  #overlaps(addressSpace: number, id: number, baseFrame: number, pages: number): boolean {
+    return this.#sorted[addressSpace].some(
+      (slot) =>
+        slot.id !== id && slot.baseFrame < baseFrame + pages && baseFrame < slot.baseFrame + slot.pages,
+    );
+  }
+
+  #replace(
+    addressSpace: number,
+    id: number,
+    old: MemorySlot | undefined,
+    slot: MemorySlot | undefined,
+  ): void {
+    const sorted = this.#sorted[addressSpace];
+    if (old !== undefined) sorted.splice(sorted.indexOf(old), 1);
+    if (slot === undefined) this.#slots[addressSpace].delete(id);
+    else {
+      this.#slots[addressSpace].set(id, slot);
+      let at = sorted.length;
+      while (at > 0 && sorted[at - 1].baseFrame > slot.baseFrame) at--;
+      sorted.splice(at, 0, slot);
+    }
+    this.generation++;
+  }
+
+  /** KVM_GET_DIRTY_LOG: copies the bitmap out and, unless protection is manual, starts it anew. */
+  getDirtyLog(slotNumber: number, user: Argument): number {
+    const slot = this.#logged(slotNumber);
+    if (typeof slot === "number") return slot;
+    const dirty = slot.dirty!;
+    if (!user.writable(dirty.length)) return -EFAULT;
+    user.bytes.set(dirty, user.at);
+    if ((this.manualDirtyLogProtect & 1) === 0) dirty.fill(0);
+    return 0;
+  }
+
+  /** KVM_CLEAR_DIRTY_LOG: clears the pages whose bits are set in the user's bitmap. */
+  clearDirtyLog(slotNumber: number, firstPage: number, pages: number, user: Argument): number {
+    if (firstPage % 64 !== 0) return -EINVAL;
+    const slot = this.#logged(slotNumber);
+    if (typeof slot === "number") return slot;
+    if (firstPage > slot.pages || pages > slot.pages - firstPage) return -EINVAL;
+    if (pages % 64 !== 0 && pages < slot.pages - firstPage) return -EINVAL;
+    const length = bitmapBytes(pages);
+    if (!user.readable(length)) return -EFAULT;
+    const dirty = slot.dirty!;
+    for (let i = 0; i < length; i++) dirty[firstPage / 8 + i] &= ~user.bytes[user.at + i];
+    return 0;
+  }
+
+  /** EINVAL for an id or address space that cannot be, ENOENT where no log is kept. */
+  #logged(slotNumber: number): MemorySlot | number {
+    const addressSpace = slotNumber >>> 16;
+    const id = slotNumber & 0xffff;
+    if (addressSpace >= this.#slots.length || id >= this.userSlots) return -EINVAL;
+    const slot = this.#slots[addressSpace].get(id);
+    return slot?.dirty === undefined ? -ENOENT : slot;
+  }
+}
+
+/** Bytes of a dirty bitmap: whole 64-bit words. */
+const bitmapBytes = (pages: number): number => Math.ceil(pages / 64) * 8;
+
+/** Clears the bits behind the last page. */
+function clearPast(bitmap: Uint8Array, pages: number): void {
+  for (let page = pages; page < bitmap.length * 8; page++) bitmap[page >> 3] &= ~(1 << (page & 7));
+}
+
+/** KVM_SET_USER_MEMORY_REGION: `struct kvm_userspace_memory_region`, 32 bytes. */
+export function setUserMemoryRegion(file: VmFile, user: Argument): number {
+  if (!user.readable(KvmUserspaceMemoryRegion.size)) return -EFAULT;
+  return setRegion(file.vm, user);
+}
+
+/**
+ * KVM_SET_USER_MEMORY_REGION2: 160 bytes, the first 32 as above. KVM_MEM_GUEST_MEMFD needs private memory, which no
+ * profile offers: EINVAL.
+ */
+export function setUserMemoryRegion2(file: VmFile, user: Argument): number {
+  if (!user.readable(KvmUserspaceMemoryRegion2.size)) return -EFAULT;
+  return setRegion(file.vm, user);
+}
+
+function setRegion(vm: Vm, user: Argument): number {
+  const region = KvmUserspaceMemoryRegion.at(user.bytes, user.at);
+  const slots = vm.slots;
+  if ((region.slot & 0xffff) >= slots.userSlots) return -EINVAL;
+  const { guest_phys_addrLo, memory_sizeLo, userspace_addrLo } = region;
+  if (((guest_phys_addrLo | memory_sizeLo | userspace_addrLo) & (PAGE - 1)) !== 0) return -EINVAL;
+  return slots.set(
+    region.slot,
+    region.flags,
+    region.guest_phys_addrHi * 2 ** 20 + (guest_phys_addrLo >>> 12),
+    region.memory_sizeHi * 2 ** 20 + (memory_sizeLo >>> 12),
+    region.userspace_addrHi * 2 ** 32 + userspace_addrLo,
+  );
+}
+
+/** KVM_GET_DIRTY_LOG: `struct kvm_dirty_log`, 16 bytes, answers through the pointer inside. */
+export function getDirtyLog(file: VmFile, user: Argument): number {
+  if (!user.readable(KvmDirtyLog.size)) return -EFAULT;
+  const slot = load32(user.bytes, user.at);
+  const bitmap = KvmDirtyLog.at(user.bytes, user.at).dirty_bitmap;
+  return file.vm.slots.getDirtyLog(slot, user.pointer(Number(bitmap)));
+}
+
+/** KVM_CLEAR_DIRTY_LOG: `struct kvm_clear_dirty_log`, 24 bytes. */
+export function clearDirtyLog(file: VmFile, user: Argument): number {
+  if (!user.readable(KvmClearDirtyLog.size)) return -EFAULT;
+  const log = KvmClearDirtyLog.at(user.bytes, user.at);
+  return file.vm.slots.clearDirtyLog(
+    log.slot,
+    Number(log.first_page),
+    log.num_pages,
+    user.pointer(Number(log.dirty_bitmap)),
+  );
+}

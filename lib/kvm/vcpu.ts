@@ -1,0 +1,135 @@
+/**
+ * A virtual CPU: what every architecture shares of it, and its file (virt/kvm/kvm_main.c:kvm_vcpu_ioctl, 6.1 and
+ * 6.18). Its mapping holds `struct kvm_run` in the first page, on x86 the data of port accesses in the second and the
+ * coalesced ring in the third, and from page 64 on the dirty ring, if there is one.
+ */
+import { EFAULT, EINVAL, EIO } from "../abi/errno.ts";
+import { KVM_ENABLE_CAP, KVM_RUN, KVMIO, KvmEnableCap } from "../abi/kvm.ts";
+import { type Backing, PAGE_SIZE, SIGBUS } from "../kernel/address-space.ts";
+import type { Argument } from "../kernel/argument.ts";
+import { File, O_RDWR } from "../kernel/file.ts";
+import type { Process } from "../kernel/process.ts";
+import type { KvmArch, VcpuArch } from "./arch.ts";
+import { type Entry, type Table, table } from "./dispatch.ts";
+import type { Vm } from "./vm.ts";
+
+/** KVM_DIRTY_LOG_PAGE_OFFSET on x86 and arm64, in pages */
+const DIRTY_RING_PAGE = 64;
+const EEXIST = 17;
+
+export class Vcpu {
+  readonly vm: Vm;
+  readonly id: number;
+  /** its place in the order of creation */
+  index = 0;
+  arch: VcpuArch | undefined;
+  #pages: Uint8Array | undefined;
+  #dirtyRing: Uint8Array | undefined;
+
+  constructor(vm: Vm, id: number) {
+    this.vm = vm;
+    this.id = id;
+  }
+
+  /** Makes the architecture's part: 0 or −errno. A used id is found last, as in Linux. */
+  create(): number {
+    const arch = this.vm.host.arch.createVcpu(this.vm, this);
+    if (typeof arch === "number") return arch;
+    this.arch = arch;
+    if (this.vm.vcpuById.has(this.id)) {
+      arch.destroy();
+      return -EEXIST;
+    }
+    return 0;
+  }
+
+  /** The bytes of the mapping, made at the first use: kvm_run at 0. */
+  get pages(): Uint8Array {
+    this.#pages ??= new Uint8Array(this.vm.host.vcpuMmapSize);
+    return this.#pages;
+  }
+
+  get dirtyRing(): Uint8Array {
+    this.#dirtyRing ??= new Uint8Array(this.vm.dirtyRingSize);
+    return this.#dirtyRing;
+  }
+}
+
+export class VcpuFile extends File {
+  readonly vcpu: Vcpu;
+
+  constructor(vcpu: Vcpu) {
+    super(vcpu.vm.kernel, O_RDWR);
+    this.vcpu = vcpu;
+    vcpu.vm.get();
+  }
+
+  get name(): string {
+    return `anon_inode:kvm-vcpu:${this.vcpu.id}`;
+  }
+
+  override ioctl(process: Process, request: number, user: Argument): number {
+    const vm = this.vcpu.vm;
+    if (vm.mm !== process.mm || vm.dead) return -EIO;
+    if (((request >>> 8) & 0xff) !== KVMIO) return -EINVAL;
+    const handler = vcpuIoctls(vm.host.arch).get(request);
+    return handler === undefined ? -EINVAL : handler(this, user, process);
+  }
+
+  /** Any range may be mapped; a page with nothing behind it takes SIGBUS. The dirty ring must be shared. */
+  override mmap(offset: number, length: number, _prot: number, shared: boolean): Backing | number {
+    const vm = this.vcpu.vm;
+    const ringStart = DIRTY_RING_PAGE * PAGE_SIZE;
+    const inRing = (at: number) => at >= ringStart && at < ringStart + vm.dirtyRingSize;
+    if ((inRing(offset) || inRing(offset + length - PAGE_SIZE)) && !shared) return -EINVAL;
+    const pages = this.vcpu.pages;
+    if (offset + length <= pages.length) return { bytes: pages.subarray(offset, offset + length) };
+    if (inRing(offset) && offset + length <= ringStart + vm.dirtyRingSize)
+      return { bytes: this.vcpu.dirtyRing.subarray(offset - ringStart, offset - ringStart + length) };
+    return { device: beyond(pages, offset) };
+  }
+
+  override release(): void {
+    this.vcpu.vm.put();
+  }
+}
+
+/** A mapping that reaches past the pages of a vCPU. */
+function beyond(pages: Uint8Array, offset: number) {
+  const inside = (at: number, width: number) => offset + at + width <= pages.length;
+  return {
+    load(at: number, width: number): number | bigint | typeof SIGBUS {
+      if (!inside(at, width)) return SIGBUS;
+      let value = 0n;
+      for (let i = width - 1; i >= 0; i--) value = (value << 8n) | BigInt(pages[offset + at + i]);
+      return width === 8 ? value : Number(value);
+    },
+    store(at: number, width: number, value: number | bigint): typeof SIGBUS | 0 {
+      if (!inside(at, width)) return SIGBUS;
+      for (let i = 0; i < width; i++)
+        pages[offset + at + i] = Number((BigInt(value) >> BigInt(8 * i)) & 0xffn);
+      return 0;
+    },
+  };
+}
+
+/** KVM_ENABLE_CAP on a vCPU: the architecture decides. */
+function enableCap(file: VcpuFile, user: Argument): number {
+  if (!user.readable(KvmEnableCap.size)) return -EFAULT;
+  const { cap, flags, args } = KvmEnableCap.decode(user.bytes, user.at);
+  return file.vcpu.arch!.enableCap(cap, flags, args);
+}
+
+const common: readonly Entry<VcpuFile>[] = [
+  [KVM_RUN, (file, user) => (user.value !== 0 ? -EINVAL : file.vcpu.arch!.run())],
+  [KVM_ENABLE_CAP, enableCap],
+];
+
+const tables = new WeakMap<KvmArch, Table<VcpuFile>>();
+
+/** The table of an architecture: the common requests, then its own. */
+export function vcpuIoctls(arch: KvmArch): Table<VcpuFile> {
+  let found = tables.get(arch);
+  if (found === undefined) tables.set(arch, (found = table(arch.encoding, ...common, ...arch.vcpuIoctls)));
+  return found;
+}

@@ -1,0 +1,30 @@
+/**
+ * KVM on x86-64: which requests it adds, and what a VM and a vCPU hold. One file a concern; this one only puts them
+ * together.
+ */
+import { EINVAL, ENOTTY } from "../../abi/errno.ts";
+import { KVM_CAP_VM_TYPES, KVM_DEV_TYPE_VFIO } from "../../abi/kvm.ts";
+import type { KvmArch } from "../arch.ts";
+import type { KvmHost } from "../host.ts";
+import { createVfioDevice } from "../vfio-device.ts";
+import { mpStateIoctls } from "./mp-state.ts";
+import { memoryIoctls } from "./special-pages.ts";
+import { X86Vcpu } from "./vcpu.ts";
+import { X86Vm } from "./vm.ts";
+
+export const x86: KvmArch = {
+  name: "x86_64",
+  encoding: "generic",
+  systemIoctls: [],
+  vmIoctls: [...memoryIoctls],
+  vcpuIoctls: [...mpStateIoctls],
+  deviceTypes: new Map([[KVM_DEV_TYPE_VFIO, createVfioDevice]]),
+  unknownVmIoctl: -ENOTTY,
+  /** type 0, and where KVM_CAP_VM_TYPES names more, the numbers of its bits */
+  checkVmType(type, host: KvmHost) {
+    const types = (host.systemCapabilities.get(KVM_CAP_VM_TYPES) ?? 0) | 1;
+    return type < 32 && ((types >>> type) & 1) === 1 ? 0 : -EINVAL;
+  },
+  createVm: (vm) => new X86Vm(vm),
+  createVcpu: (vm, vcpu) => new X86Vcpu(vm.arch as X86Vm, vcpu),
+};

@@ -1,0 +1,35 @@
+/**
+ * Where VMX keeps its helper pages in guest memory: KVM_SET_TSS_ADDR (a value), KVM_SET_IDENTITY_MAP_ADDR (a pointer
+ * to a u64), and which vCPU boots (arch/x86/kvm/x86.c:kvm_arch_vm_ioctl, 6.1). AMD and pvm accept and ignore the pages.
+ */
+import { EBUSY, EFAULT, EINVAL } from "../../abi/errno.ts";
+import { KVM_SET_BOOT_CPU_ID, KVM_SET_IDENTITY_MAP_ADDR, KVM_SET_TSS_ADDR } from "../../abi/kvm.ts";
+import type { Argument } from "../../kernel/argument.ts";
+import type { Entry } from "../dispatch.ts";
+import type { VmFile } from "../vm.ts";
+import type { X86Vm } from "./vm.ts";
+
+/** three pages below 4 GiB */
+const LAST_TSS = 0xffff_d000;
+
+/** EINVAL where three pages from the address on would pass 4 GiB. */
+const setTssAddr = (_file: VmFile, user: Argument): number => (user.value > LAST_TSS ? -EINVAL : 0);
+
+/** EFAULT; EINVAL once a vCPU exists. */
+function setIdentityMapAddr(file: VmFile, user: Argument): number {
+  if (!user.readable(8)) return -EFAULT;
+  return file.vm.vcpus.length !== 0 ? -EINVAL : 0;
+}
+
+/** EBUSY once a vCPU exists. */
+function setBootCpuId(file: VmFile, user: Argument): number {
+  if (file.vm.vcpus.length !== 0) return -EBUSY;
+  (file.vm.arch as X86Vm).bootCpuId = user.low;
+  return 0;
+}
+
+export const memoryIoctls: readonly Entry<VmFile>[] = [
+  [KVM_SET_TSS_ADDR, setTssAddr],
+  [KVM_SET_IDENTITY_MAP_ADDR, setIdentityMapAddr],
+  [KVM_SET_BOOT_CPU_ID, setBootCpuId],
+];

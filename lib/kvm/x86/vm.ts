@@ -1,0 +1,44 @@
+/** What an x86 VM holds beside the common part: the interrupt controllers and the settings of KVM_ENABLE_CAP. */
+import { EINVAL } from "../../abi/errno.ts";
+import { KVM_CAP_MAX_VCPU_ID, KVM_CAP_MAX_VCPUS } from "../../abi/kvm.ts";
+import type { VmArch } from "../arch.ts";
+import type { MemoryChange, MemorySlot } from "../memory-slots.ts";
+import type { Vm } from "../vm.ts";
+
+/** Guest physical addresses that a slot may reach, in frames: 52 bits at most. */
+const MAX_FRAMES = 2 ** 40;
+
+export class X86Vm implements VmArch {
+  readonly vm: Vm;
+  readonly maxVcpus: number;
+  maxVcpuIds: number;
+  /** KVM_SET_BOOT_CPU_ID: the vCPU that starts as the bootstrap processor */
+  bootCpuId = 0;
+  /** where the in-kernel controllers are: none, all of them, or the local APICs only */
+  irqchipMode: "none" | "kernel" | "split" = "none";
+
+  constructor(vm: Vm) {
+    this.vm = vm;
+    this.maxVcpus = vm.host.vmCapabilities.get(KVM_CAP_MAX_VCPUS) ?? 4;
+    this.maxVcpuIds = vm.host.vmCapabilities.get(KVM_CAP_MAX_VCPU_ID) ?? this.maxVcpus;
+  }
+
+  precreateVcpu(id: number): number {
+    return id >= this.maxVcpuIds ? -EINVAL : 0;
+  }
+
+  checkExtension(capability: number): number {
+    return this.vm.host.vmCapabilities.get(capability) ?? 0;
+  }
+
+  prepareMemory(change: MemoryChange, slot: MemorySlot | null): number {
+    if (slot === null || change === "flags") return 0;
+    return slot.baseFrame + slot.pages > MAX_FRAMES ? -EINVAL : 0;
+  }
+
+  enableCap(_capability: number, _flags: number, _args: readonly bigint[]): number {
+    return -EINVAL;
+  }
+
+  destroy(): void {}
+}

@@ -1,0 +1,47 @@
+/**
+ * What changed between releases, in one table: each row with the release in which the new behaviour appeared and its
+ * source. A host of an older release behaves the old way.
+ */
+import type { KernelBehaviour } from "../kernel/kernel.ts";
+import type { KvmBehaviour } from "../kvm/host.ts";
+
+type Behaviour = KernelBehaviour & KvmBehaviour;
+
+interface Row {
+  readonly behaviour: keyof Behaviour;
+  /** the first release that behaves so */
+  readonly since: string;
+  readonly source: string;
+}
+
+export const behaviourTable: readonly Row[] = [
+  {
+    behaviour: "eventfdExactWrite",
+    since: "6.11",
+    source: "fs/eventfd.c:eventfd_write; traces: x86_64-kvm-6.18/eventfds refuses 16 bytes",
+  },
+  {
+    behaviour: "irqfdExclusive",
+    since: "6.17",
+    source: "virt/kvm/eventfd.c:kvm_irqfd_assign (6.17); traces: x86_64-vfio-6.12 accepts, -7.2 EBUSY",
+  },
+  {
+    behaviour: "vcpuIdUncut",
+    since: "6.11",
+    source:
+      "virt/kvm/kvm_main.c:kvm_vm_ioctl_create_vcpu; traces: arm64-kvm-6.1/vcpu-create cuts to 32 bits, -6.12 does not",
+  },
+];
+
+/** Whether release `a` is `b` or later: "6.12" is later than "6.2". */
+export function releaseAtLeast(a: string, b: string): boolean {
+  const [majorA, minorA = 0] = a.split(".").map((part) => Number.parseInt(part, 10));
+  const [majorB, minorB = 0] = b.split(".").map((part) => Number.parseInt(part, 10));
+  return majorA > majorB || (majorA === majorB && minorA >= minorB);
+}
+
+/** How a release behaves. */
+export function behaviourOf(release: string): Behaviour {
+  const entries = behaviourTable.map((row) => [row.behaviour, releaseAtLeast(release, row.since)]);
+  return Object.fromEntries(entries) as unknown as Behaviour;
+}

@@ -1,0 +1,62 @@
+/**
+ * A host, put together from a profile: the kernel, its device nodes, and processes on it. This is what a test or a
+ * VMM injects where the real kernel would be.
+ */
+import type { Clock } from "../kernel/clock.ts";
+import { Kernel } from "../kernel/kernel.ts";
+import { Process, type ProcessOptions } from "../kernel/process.ts";
+import type { Policy } from "../kernel/work-queue.ts";
+import type { KvmArch } from "../kvm/arch.ts";
+import type { KvmHost } from "../kvm/host.ts";
+import { KvmSystem } from "../kvm/system.ts";
+import { x86 } from "../kvm/x86/arch.ts";
+import { behaviourOf } from "./behaviours.ts";
+import type { ArchName, Profile } from "./profile.ts";
+
+export interface MachineOptions {
+  /** who runs deferred work, and when: before a call returns (the default), by hand, … */
+  policy?: Policy;
+  clock?: Clock;
+  /** called when a call would sleep for ever */
+  onDeadlock?: (report: string) => void;
+}
+
+const architectures: Partial<Record<ArchName, KvmArch>> = { x86_64: x86 };
+
+export class Machine {
+  readonly profile: Profile;
+  readonly kernel: Kernel;
+  readonly kvm: KvmHost | undefined;
+
+  constructor(profile: Profile, options: MachineOptions = {}) {
+    this.profile = profile;
+    const behaviour = behaviourOf(profile.release);
+    this.kernel = new Kernel({ ...options, behaviour });
+    const arch = architectures[profile.arch];
+    if (arch !== undefined && profile.flavour !== null) {
+      const { release, flavour, systemCapabilities, vmCapabilities, vcpuMmapSize, pageSize, facts } = profile;
+      const host: KvmHost = {
+        kernel: this.kernel,
+        arch,
+        release,
+        flavour,
+        systemCapabilities,
+        vmCapabilities,
+        vcpuMmapSize,
+        pageSize,
+        behaviour,
+        facts,
+      };
+      this.kvm = host;
+      this.kernel.nodes.set("/dev/kvm", (_process, flags) => new KvmSystem(host, flags));
+    }
+  }
+
+  /** A new process: descriptors from 3 on, empty memory. */
+  process(options: Omit<ProcessOptions, "encoding"> = {}): Process {
+    return new Process(this.kernel, {
+      ...options,
+      encoding: this.profile.arch === "ppc64le" ? "powerpc" : "generic",
+    });
+  }
+}

@@ -1,0 +1,64 @@
+/**
+ * A host described by data: architecture, release, flavour, capabilities, facts about its processor, devices. The
+ * header of a trace is such a description; `profileFromHeader` takes it as it is.
+ */
+import type { HostFacts } from "../kvm/host.ts";
+
+export type ArchName = "x86_64" | "arm64" | "ppc64le" | "riscv64";
+
+export interface Profile {
+  readonly arch: ArchName;
+  /** "6.18" */
+  readonly release: string;
+  /** "pvm", "svm", "vhe", "pr", …; null where there is no KVM */
+  readonly flavour: string | null;
+  /** KVM_CHECK_EXTENSION by number; a number that is missing answers 0 */
+  readonly systemCapabilities: ReadonlyMap<number, number>;
+  readonly vmCapabilities: ReadonlyMap<number, number>;
+  readonly vcpuMmapSize: number;
+  readonly pageSize: number;
+  readonly facts: HostFacts;
+  /** the machine around KVM: IOMMU, interrupt remapping, processors */
+  readonly host: Readonly<Record<string, unknown>>;
+  readonly devices: readonly unknown[];
+  readonly pci: readonly unknown[];
+}
+
+/** What `profileFromHeader` reads of a trace's header. */
+export interface ProfileHeader {
+  arch: string;
+  kernel: string;
+  kvm?: string | null;
+  capabilities?: { system?: Record<string, number>; vm?: Record<string, number> };
+  vcpuMmapSize?: number;
+  page_size?: number;
+  host?: Record<string, unknown>;
+  devices?: readonly unknown[];
+  pci?: readonly unknown[];
+  facts?: {
+    supportedCpuid?: string;
+    emulatedCpuid?: string;
+    msrIndices?: string;
+    msrFeatureIndices?: string;
+    msrFeatureValues?: Record<string, string>;
+  };
+}
+
+/** The host that a trace was recorded on. */
+export function profileFromHeader(header: ProfileHeader): Profile {
+  const capabilities = (values: Record<string, number> | undefined) =>
+    new Map(Object.entries(values ?? {}).map(([number, value]) => [Number(number), value]));
+  return {
+    arch: header.arch as ArchName,
+    release: header.kernel,
+    flavour: header.kvm ?? null,
+    systemCapabilities: capabilities(header.capabilities?.system),
+    vmCapabilities: capabilities(header.capabilities?.vm),
+    vcpuMmapSize: header.vcpuMmapSize ?? 12288,
+    pageSize: header.page_size ?? 4096,
+    facts: {},
+    host: header.host ?? {},
+    devices: header.devices ?? [],
+    pci: header.pci ?? [],
+  };
+}
