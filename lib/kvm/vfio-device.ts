@@ -25,10 +25,15 @@ export interface VfioFile extends File {
 
 const isVfio = (file: File): file is VfioFile => "isVfio" in file;
 
+function letGo(file: File): void {
+  if (isVfio(file)) file.setVm(undefined);
+  file.put();
+}
+
 class VfioDevice implements KvmDevice {
   readonly name = "kvm-vfio";
   readonly #vm: Vm;
-  #files: VfioFile[] = [];
+  #files: File[] = [];
 
   constructor(vm: Vm) {
     this.#vm = vm;
@@ -61,20 +66,16 @@ class VfioDevice implements KvmDevice {
   }
 
   #delete(file: File): number {
-    const index = this.#files.findIndex((held) => held === file);
+    const index = this.#files.indexOf(file);
     if (index < 0) return -ENOENT;
-    const [held] = this.#files.splice(index, 1);
-    held.setVm(undefined);
-    held.put();
+    this.#files.splice(index, 1);
+    letGo(file);
     return 0;
   }
 
   /** Its file was closed: whatever it held is let go. */
   release(): void {
-    for (const held of this.#files.splice(0)) {
-      held.setVm(undefined);
-      held.put();
-    }
+    for (const held of this.#files.splice(0)) letGo(held);
   }
 
   destroy(): void {

@@ -3,7 +3,7 @@
  * to a u64), and which vCPU boots (arch/x86/kvm/x86.c:kvm_arch_vm_ioctl, 6.1). AMD and pvm accept and ignore the pages.
  */
 import { EBUSY, EFAULT, EINVAL } from "../../abi/errno.ts";
-import { KVM_SET_BOOT_CPU_ID, KVM_SET_IDENTITY_MAP_ADDR, KVM_SET_TSS_ADDR } from "../../abi/kvm.ts";
+import { KVM_SET_BOOT_CPU_ID, KVM_SET_IDENTITY_MAP_ADDR, KVM_SET_TSS_ADDR } from "../../abi/kvm-x86.ts";
 import type { Argument } from "../../kernel/argument.ts";
 import type { Entry } from "../dispatch.ts";
 import type { VmFile } from "../vm.ts";
