@@ -47,6 +47,7 @@ export type FileKind =
   | "vfio-device"
   | "vfio-migration"
   | "iommufd"
+  | "dma-buf"
   | "epoll";
 
 /** What the size of a copy can depend on beside the argument itself; whoever copies (kernel, recorder) knows it. */
@@ -66,6 +67,8 @@ export type ByteCount = number | string | ((head: Uint8Array, facts: Facts) => n
 export interface Behind {
   copy: "in" | "out" | "inout";
   bytes: ByteCount;
+  /** where the pointer stands in the argument, if not at the field itself */
+  at?: number;
   /** the buffer is an array of descriptors (`int`) */
   descriptors?: boolean;
 }
@@ -78,6 +81,8 @@ export interface CopyRule {
   copy?: Copy;
   /** the struct that the argument points to, where the number encodes another one or none */
   head?: StructType;
+  /** the argument points to a string that ends with a zero byte */
+  string?: true;
   /** an array of these follows the head … */
   tail?: StructType | number;
   /** … as many as this field of the head says (a field name), */

@@ -1,9 +1,8 @@
 /**
  * KVM on x86 (arch/x86/include/uapi/asm/kvm.h and the x86 part of linux/kvm.h, 7.3).
  *
- * Since 6.1 these grew: kvm_svm_nested_state_hdr `gpat` (inside the 120 bytes of the header's union), kvm_xen_hvm_attr
- * and kvm_xen_vcpu_attr `hva`, kvm_sev_cmd `pad0` (a hole before), kvm_msr_list and others only changed how they write
- * their arrays. No size changed.
+ * Since 6.1 these grew: kvm_svm_nested_state_hdr from 8 to 16 bytes (`gpat`, inside the 120 bytes of the header's union).
+ * The unions of kvm_xen_hvm_attr and kvm_xen_vcpu_attr gained members, the structs of SEV named their padding.
  */
 import { type Facts, io, ior, iow, iowr } from "./ioctl.ts";
 import {
@@ -794,15 +793,6 @@ export const KvmRun = struct({
   s: union({ regs: KvmSyncRegs, padding: bytes(SYNC_REGS_SIZE_BYTES) }),
 });
 
-export const KvmTranslation = struct({
-  linear_address: u64,
-  physical_address: u64,
-  valid: u8,
-  writeable: u8,
-  usermode: u8,
-  pad: bytes(5),
-});
-
 export const KvmTprAccessCtl = struct({ enabled: u32, flags: u32, reserved: array(u32, 8) });
 
 export const KvmVapicAddr = struct({ vapic_addr: u64 });
@@ -897,7 +887,6 @@ export const KVM_GET_REGS = ior(KVMIO, 0x81, KvmRegs, { on: "vcpu" });
 export const KVM_SET_REGS = iow(KVMIO, 0x82, KvmRegs, { on: "vcpu" });
 export const KVM_GET_SREGS = ior(KVMIO, 0x83, KvmSregs, { on: "vcpu" });
 export const KVM_SET_SREGS = iow(KVMIO, 0x84, KvmSregs, { on: "vcpu" });
-export const KVM_TRANSLATE = iowr(KVMIO, 0x85, KvmTranslation, { on: "vcpu" });
 export const KVM_GET_MSRS = iowr(KVMIO, 0x88, KvmMsrs, {
   on: ["system", "vcpu"],
   copy: "in",

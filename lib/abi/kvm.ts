@@ -4,8 +4,8 @@
  * KVM_GET_REGS, whose number contains the size of a struct of the architecture, is declared with that struct.
  * What later headers dropped stands in kvm-legacy.ts.
  *
- * Structs are declared as the newest header has them. Since 6.1 these grew: kvm_run's `immediate_exit` became visible
- * to later members, its exits gained `memory_fault`, `tdx`, `arm_sea`, `snp_req_certs`, `iocsr_io` inside the same 256 bytes.
+ * Structs are declared as the newest header has them. Since 6.1 no size changed; the exits in kvm_run gained `iocsr_io`,
+ * `memory_fault`, `tdx`, `arm_sea`, `snp_req_certs` and hypercall's `flags`, inside the same 256 bytes.
  *
  * Missing: the layout of the dirty ring and the coalesced ring beyond their entries; they live in mmap'ed pages.
  */
@@ -182,6 +182,15 @@ export const KvmCoalescedMmioRing = struct({
   first: u32,
   last: u32,
   coalesced_mmio: flexible(KvmCoalescedMmio),
+});
+
+export const KvmTranslation = struct({
+  linear_address: u64,
+  physical_address: u64,
+  valid: u8,
+  writeable: u8,
+  usermode: u8,
+  pad: bytes(5),
 });
 
 export const KvmInterrupt = struct({ irq: u32 });
@@ -675,8 +684,6 @@ export const KvmCreateGuestMemfd = struct({ size: u64, flags: u64, reserved: arr
 
 export const KvmPreFaultMemory = struct({ gpa: u64, size: u64, flags: u64, padding: array(u64, 5) });
 
-export const KVM_DIRTY_LOG_PAGE_OFFSET = 0;
-
 /** One bit a page of the slot, in units of 64. */
 const bitmapBytes = (pages: number): number => Math.ceil(pages / 64) * 8;
 const dirtyLogBytes = (head: Uint8Array, facts: Facts): number =>
@@ -687,6 +694,18 @@ const clearDirtyLogBytes = (head: Uint8Array): number =>
 export const KVM_REG_SIZE = (id: bigint): number =>
   1 << Number((id & KVM_REG_SIZE_MASK) >> BigInt(KVM_REG_SIZE_SHIFT));
 const oneRegBytes = (head: Uint8Array): number => KVM_REG_SIZE(load64(head, KvmOneReg.offsetOf.id));
+/** Capabilities whose first argument is a descriptor: MPIC, XICS, XIVE, and moving an encrypted VM's context. */
+const enableCapDescriptors = (argument: Uint8Array): number[] => {
+  const cap = load32(argument, KvmEnableCap.offsetOf.cap);
+  const takesDescriptor =
+    cap === KVM_CAP_IRQ_MPIC ||
+    cap === KVM_CAP_IRQ_XICS ||
+    cap === KVM_CAP_PPC_IRQ_XIVE ||
+    cap === KVM_CAP_VM_COPY_ENC_CONTEXT_FROM ||
+    cap === KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM;
+  return takesDescriptor ? [KvmEnableCap.offsetOf.args] : [];
+};
+/** See device-attributes.ts for who knows. */
 const attributeBytes = (head: Uint8Array, facts: Facts): number =>
   facts.attributeBytes?.(
     load32(head, KvmDeviceAttr.offsetOf.group),
@@ -730,11 +749,15 @@ export const KVM_HAS_DEVICE_ATTR = iow(KVMIO, 0xe3, KvmDeviceAttr, {
   on: ["device", "vm", "vcpu", "system"],
 });
 export const KVM_RUN = io(KVMIO, 0x80, { on: "vcpu" });
+export const KVM_TRANSLATE = iowr(KVMIO, 0x85, KvmTranslation, { on: "vcpu" });
 export const KVM_INTERRUPT = iow(KVMIO, 0x86, KvmInterrupt, { on: "vcpu" });
 export const KVM_SET_SIGNAL_MASK = iow(KVMIO, 0x8b, KvmSignalMask, { on: "vcpu", tail: 1, count: "len" });
 export const KVM_GET_MP_STATE = ior(KVMIO, 0x98, KvmMpState, { on: "vcpu" });
 export const KVM_SET_MP_STATE = iow(KVMIO, 0x99, KvmMpState, { on: "vcpu" });
-export const KVM_ENABLE_CAP = iow(KVMIO, 0xa3, KvmEnableCap, { on: ["vm", "vcpu"] });
+export const KVM_ENABLE_CAP = iow(KVMIO, 0xa3, KvmEnableCap, {
+  on: ["vm", "vcpu"],
+  descriptors: enableCapDescriptors,
+});
 export const KVM_GET_ONE_REG = iow(KVMIO, 0xab, KvmOneReg, {
   on: "vcpu",
   behind: { addr: { copy: "out", bytes: oneRegBytes } },
