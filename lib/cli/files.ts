@@ -1,0 +1,53 @@
+/** The trace files that the arguments of a command name: files as they are, folders searched. */
+import { readdirSync, statSync } from "node:fs";
+import { basename, join, relative } from "node:path";
+import { UsageError } from "./output.ts";
+
+export interface TraceFile {
+  path: string;
+  /** for tables: the path from the folder that was named on, without the ending */
+  name: string;
+}
+
+const ending = /\.jsonl(\.gz)?$/;
+
+/** All trace files, each folder's sorted by name. */
+export function traceFiles(paths: readonly string[]): TraceFile[] {
+  return paths.flatMap((path) => {
+    let isFolder: boolean;
+    try {
+      isFolder = statSync(path).isDirectory();
+    } catch (error) {
+      throw new UsageError(`${path}: ${reason(error)}`);
+    }
+    if (!isFolder) return [{ path, name: basename(path).replace(ending, "") }];
+    const found = inFolder(path).map((file) => ({
+      path: file,
+      name: relative(path, file).replace(ending, ""),
+    }));
+    if (found.length === 0) throw new UsageError(`${path}: no trace (*.jsonl, *.jsonl.gz) in this folder`);
+    return found;
+  });
+}
+
+function inFolder(folder: string): string[] {
+  try {
+    return readdirSync(folder, { withFileTypes: true })
+      .sort((a, b) => (a.name < b.name ? -1 : 1))
+      .flatMap((entry) => {
+        const path = join(folder, entry.name);
+        if (entry.isDirectory()) return inFolder(path);
+        return ending.test(entry.name) ? [path] : [];
+      });
+  } catch (error) {
+    throw new UsageError(`${folder}: ${reason(error)}`);
+  }
+}
+
+/** Why a file could not be reached, without the path and the call that Node adds. */
+const reason = (error: unknown): string => {
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code === "ENOENT") return "no such file or folder";
+  if (code === "EACCES") return "permission denied";
+  return message;
+};

@@ -1,0 +1,116 @@
+/** `fake-kvm replay`: makes the calls of recorded traces on the fake kernel and tells what differs. */
+import cliProgress from "cli-progress";
+import Table from "cli-table3";
+import { readTrace } from "../trace/format.ts";
+import { describe, type KernelFactory, type ReplayResult, replay } from "../trace/replay.ts";
+import { traceFiles } from "./files.ts";
+import { fit, type Output } from "./output.ts";
+
+export interface ReplayCommandOptions {
+  /** one JSON document instead of a table */
+  json?: boolean;
+  /** every difference, not only the first of each trace */
+  verbose?: boolean;
+  /** builds the kernel under test; the machine of the header by default */
+  kernel?: KernelFactory;
+}
+
+/** Replays files and folders; the exit code: 0 if every answer is identical, else 1. */
+export function replayCommand(paths: string[], options: ReplayCommandOptions, output: Output): number {
+  const files = traceFiles(paths);
+  const progress = output.interactive && files.length > 1 ? startProgress(files.length) : undefined;
+  const results: ReplayResult[] = [];
+  try {
+    for (const { path, name } of files) {
+      progress?.update(results.length, { name });
+      const trace = { ...readTrace(path, path), name };
+      results.push(replay(trace, options.kernel === undefined ? {} : { kernel: options.kernel }));
+    }
+  } finally {
+    progress?.stop();
+  }
+  const total = sum(results);
+  if (options.json) output.print(JSON.stringify({ ...total, traces: results.length, results }, null, 1));
+  else {
+    output.print(table(results, output));
+    if (options.verbose) for (const result of results) printDifferences(result, output);
+    output.print(
+      `${results.length} traces, ${total.calls} calls, ${total.identical} identical, ${total.different} different`,
+    );
+  }
+  return total.different === 0 ? 0 : 1;
+}
+
+function startProgress(count: number): cliProgress.SingleBar {
+  const bar = new cliProgress.SingleBar(
+    {
+      format: "{bar} {value}/{total} {name}",
+      stream: process.stderr,
+      clearOnComplete: true,
+      hideCursor: true,
+    },
+    cliProgress.Presets.shades_classic,
+  );
+  bar.start(count, 0, { name: "" });
+  return bar;
+}
+
+function sum(results: readonly ReplayResult[]): Pick<ReplayResult, "calls" | "identical" | "different"> {
+  const total = { calls: 0, identical: 0, different: 0 };
+  for (const { calls, identical, different } of results) {
+    total.calls += calls;
+    total.identical += identical;
+    total.different += different;
+  }
+  return total;
+}
+
+const headings = ["trace", "kernel", "calls", "identical", "different", "first difference"];
+/** left and right padding, and the line between two columns */
+const COLUMN_EXTRA = 3;
+const NARROWEST_TEXT = 20;
+
+function table(results: readonly ReplayResult[], output: Output): string {
+  const { colors } = output;
+  const rows = results.map((result) => [
+    result.name,
+    result.kernel,
+    String(result.calls),
+    String(result.identical),
+    String(result.different),
+    result.differences.length === 0 ? "" : describe(result.differences[0]),
+  ]);
+  const widest = headings.map((heading, column) =>
+    Math.max(heading.length, ...rows.map((row) => row[column].length)),
+  );
+  const fixed = widest.slice(0, -1).reduce((width, column) => width + column + COLUMN_EXTRA, 1);
+  const room = Math.max(NARROWEST_TEXT, output.width - fixed - COLUMN_EXTRA);
+  const made = new Table({
+    head: headings.map((heading) => colors.bold(heading)),
+    colAligns: ["left", "left", "right", "right", "right", "left"],
+    style: { head: [], border: [] },
+    chars: compact,
+  });
+  for (const row of rows) {
+    const same = row[4] === "0";
+    made.push([
+      row[0],
+      colors.dim(row[1]),
+      row[2],
+      same ? colors.green(row[3]) : row[3],
+      same ? row[4] : colors.red(row[4]),
+      fit(row[5], room),
+    ]);
+  }
+  return made.toString();
+}
+
+/** No lines between rows: a row a trace. */
+const compact = { mid: "", "left-mid": "", "mid-mid": "", "right-mid": "" };
+
+function printDifferences(result: ReplayResult, output: Output): void {
+  if (result.different === 0) return;
+  output.print(`\n${output.colors.bold(result.name)} (${result.kernel})`);
+  for (const difference of result.differences)
+    output.print(`  line ${difference.line}: ${describe(difference)}`);
+}
