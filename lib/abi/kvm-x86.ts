@@ -203,7 +203,7 @@ export const KvmSregs = struct({
   cr8: u64,
   efer: u64,
   apic_base: u64,
-  interrupt_bitmap: array(u64, (256 + 63) / 64),
+  interrupt_bitmap: array(u64, 4),
 });
 
 export const KvmSregs2 = struct({
