@@ -1,11 +1,8 @@
 /** The machine that the header of a trace describes. */
-import { Kernel } from "../kernel/kernel.ts";
-import { Process } from "../kernel/process.ts";
+import { Machine } from "../machine/machine.ts";
+import { profileFromHeader } from "../machine/profile.ts";
 import type { TraceHeader } from "./format.ts";
 import type { KernelUnderTest } from "./replay.ts";
 
 /** A machine built from a header, and from nothing else. */
-export function machineOf(header: TraceHeader): KernelUnderTest {
-  const kernel = new Kernel();
-  return { process: (options) => new Process(kernel, { encoding: header.ioc ?? "generic", ...options }) };
-}
+export const machineOf = (header: TraceHeader): KernelUnderTest => new Machine(profileFromHeader(header));

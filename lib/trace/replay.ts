@@ -509,7 +509,7 @@ class Program {
     const flags = Number(line.flags) & ~(MAP_FIXED | MAP_FIXED_NOREPLACE);
     const fd = line.fd < 0 ? -1 : this.#fd(line.fd);
     const result = this.#process.mmap(0, line.length, line.prot, flags, fd, Number(line.offset));
-    const differs = compareResult(result > 0 ? 0 : result, line.ret, line.errno);
+    const differs = compareResult(Math.min(result, 0), line.ret, line.errno);
     if (line.map === undefined) {
       if (result > 0) this.#process.munmap(result, line.length);
     } else if (result > 0) this.#maps.set(line.map, { address: result, length: line.length });

@@ -1,47 +1,32 @@
 /** The declaration behind a request of a trace: the number finds it, the recorded name tells namesakes apart. */
-import type { FileKind, Request } from "../abi/ioctl.ts";
-import { findRequest, requestName } from "../abi/registry.ts";
+import type { Request } from "../abi/ioctl.ts";
+import { type Arch, architectures, requestsOf } from "../abi/requests.ts";
 import type { IoctlLine, TraceHeader } from "./format.ts";
 
 /** What a request is called, and its declaration if there is one. */
-export interface NamedRequest {
+export interface TracedRequest {
   name: string;
   request: Request | undefined;
 }
 
-/** Kinds of file that share numbers with others: VFIO's three, and iommufd. */
-const kinds: readonly (FileKind | undefined)[] = [
-  undefined,
-  "vfio-container",
-  "vfio-group",
-  "vfio-device",
-  "iommufd",
-  "system",
-  "vm",
-  "vcpu",
-  "device",
-];
-
-const known = new Map<string, NamedRequest>();
+const known = new Map<string, TracedRequest>();
 
 /** The name and the declaration of an ioctl line's request. */
-export function requestOf(header: TraceHeader, line: IoctlLine): NamedRequest {
-  const encoding = header.ioc ?? "generic";
-  const key = `${encoding} ${line.request} ${line.name ?? ""}`;
-  let named = known.get(key);
-  if (named === undefined) {
-    const number = Number(line.request);
-    const unnamed = line.name === undefined || line.name === "unknown";
-    for (const kind of kinds) {
-      const request = findRequest(number, kind, encoding);
-      if (request === undefined) continue;
-      const name = requestName(request);
-      if (!unnamed && name !== line.name) continue;
-      named = { name, request };
-      break;
-    }
-    named ??= { name: unnamed ? line.request : line.name!, request: undefined };
-    known.set(key, named);
+export function requestOf(header: TraceHeader, line: IoctlLine): TracedRequest {
+  const key = `${header.arch} ${line.request} ${line.name ?? ""}`;
+  let traced = known.get(key);
+  if (traced === undefined) {
+    traced = find(header.arch, line);
+    known.set(key, traced);
   }
-  return named;
+  return traced;
+}
+
+function find(arch: string, line: IoctlLine): TracedRequest {
+  const unnamed = line.name === undefined || line.name === "unknown";
+  const found = architectures.includes(arch as Arch)
+    ? requestsOf(arch as Arch).get(Number(line.request))
+    : undefined;
+  const named = found?.find(({ name }) => name === line.name) ?? (unnamed ? found?.[0] : undefined);
+  return { name: unnamed ? (named?.name ?? line.request) : line.name!, request: named?.request };
 }
