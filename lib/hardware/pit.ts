@@ -31,7 +31,7 @@ export const PIT_STATE2_SIZE = 112;
 export const PIT_FLAGS_HPET_LEGACY = 1;
 /** Bit 1 of port 0x61. */
 export const PIT_FLAGS_SPEAKER_DATA_ON = 2;
-/** Answer of `read`: port 0x43 gives nothing; the guest gets what its vCPU's last port access left (seen on 6.18). */
+/** Answer of `read`: port 0x43 leaves the buffer as it is; the guest sees its last port read again (seen on 6.18). */
 export const PIT_NOTHING = -1;
 /** The shortest period of counter 0, kvm.min_timer_period_us, in nanoseconds. */
 export const MIN_TIMER_PERIOD = 200_000;
