@@ -371,17 +371,25 @@ describe("INTR", () => {
   });
 
   test("an ack notifier that lowers a level-triggered line leaves no request of the slave behind", () => {
-    const pic = initialised();
-    pic.write(0x4d1, 0x02, 1, true);
-    pic.setIrq(9, true, 1);
-    pic.readIrq();
-    pic.write(0xa0, 0x20, 1, true);
-    expect(pic.takeAck()).toBe(9);
-    pic.setIrq(9, false, 1);
-    pic.finish();
-    pic.write(0x20, 0x20, 1, true);
-    expect(drain(pic)).toEqual([2]);
-    expect([pic.output, pic.master.irr]).toEqual([false, 0]);
+    for (const eoi of [0x20, 0x61, 0xa0, 0xe1]) {
+      const pic = initialised();
+      pic.write(0x4d1, 0x02, 1, true);
+      pic.setIrq(9, true, 1);
+      pic.readIrq();
+      pic.write(0xa0, eoi, 1, true);
+      expect(pic.takeAck()).toBe(9);
+      pic.setIrq(9, false, 1);
+      pic.finish();
+      pic.write(0x20, 0x20, 1, true);
+      expect(drain(pic)).toEqual([2]);
+      expect([pic.output, pic.master.irr]).toEqual([false, 0]);
+    }
+  });
+
+  test("a vector has 8 bits, whatever base was set (recorded on 6.18: base 0xfd, input 6: vector 3)", () => {
+    const pic = new Pic();
+    load(pic, "master", "0040000000fd000000000000000000f8");
+    expect([pic.output, pic.readIrq()]).toEqual([true, 3]);
   });
 
   test("a wake-up is noted once for each time that INTR was low", () => {
