@@ -2,6 +2,7 @@
 /** The command line: `fake-kvm replay`, `explain`, `coverage`. Exit codes: 0 fine, 1 something differs, 2 usage. */
 import { Command, CommanderError } from "commander";
 import { TraceError } from "../trace/format.ts";
+import { explainCommand } from "./explain.ts";
 import { type Output, standardOutput, UsageError } from "./output.ts";
 import { replayCommand } from "./replay.ts";
 
@@ -25,6 +26,14 @@ export function run(args: readonly string[], output: Output): number {
     .option("--verbose", "print every difference, not only the first of each trace")
     .action((paths: string[], options: { json?: boolean; verbose?: boolean }) => {
       code = replayCommand(paths, options, output);
+    });
+  program
+    .command("explain")
+    .description("print a trace as strace would")
+    .argument("<file>", "a trace (*.jsonl, *.jsonl.gz)")
+    .option("--full", "print structs, arrays and bytes in whole")
+    .action((path: string, options: { full?: boolean }) => {
+      code = explainCommand(path, options, output);
     });
   try {
     program.parse(args, { from: "user" });

@@ -3,6 +3,7 @@
  * Feeds the printer, the reports of differences, and the search for descriptors.
  */
 import type { Request } from "../abi/ioctl.ts";
+import { placesOf } from "../abi/places.ts";
 import { type FieldType, load16, load32, load64, type StructType } from "../abi/struct.ts";
 
 /** What the bytes of an argument are. */
@@ -21,7 +22,6 @@ export interface Leaf {
   name: string;
   at: number;
   size: number;
-  field: FieldType;
   print(bytes: Uint8Array): string;
 }
 
@@ -40,10 +40,17 @@ export function layoutOf(request: Request | undefined): Layout | undefined {
 /** The smallest field that covers a byte, or undefined where the bytes have no name (padding, no struct). */
 export function fieldAt(layout: Layout, bytes: Uint8Array, at: number): Leaf | undefined {
   if (at < layout.headSize) return layout.head && leafIn(layout.head, "", 0, at, bytes.length);
-  if (layout.tail === undefined || layout.tailSize === 0) return undefined;
+  if (layout.tailSize === 0) return undefined;
   const index = Math.floor((at - layout.headSize) / layout.tailSize);
   const start = layout.headSize + index * layout.tailSize;
+  if (layout.tail === undefined) return numberLeaf(`[${index}]`, start, layout.tailSize, bytes.length);
   return leafIn(layout.tail, `[${index}].`, start, at, bytes.length);
+}
+
+/** An element of a tail of plain numbers. */
+function numberLeaf(name: string, at: number, size: number, end: number): Leaf | undefined {
+  if (at + size > end || !(size === 1 || size === 2 || size === 4 || size === 8)) return undefined;
+  return { name, at, size, print: (bytes) => printNumber(loadWidth(bytes, at, size)) };
 }
 
 /** The leaf of a struct (which starts at `start`) that covers the byte `at`. */
@@ -74,7 +81,7 @@ function leafOf(field: FieldType, name: string, own: number, at: number, end: nu
     return leafOf(field.element, `${name}[${index}]`, own + index * field.element.size, at, end);
   }
   if (field.kind === "bytes") return wordIn(field, name, own, at);
-  return { name, at: own, size: field.size, field, print: (bytes) => printField(field, bytes, own) };
+  return { name, at: own, size: field.size, print: (bytes) => printField(field, bytes, own) };
 }
 
 /** A byte of opaque bytes: the aligned word around it, so that a register of a page shows as one number. */
@@ -83,23 +90,18 @@ function wordIn(field: FieldType, name: string, own: number, at: number): Leaf {
   const size = Math.min(4, field.size - offset);
   const print = (bytes: Uint8Array): string =>
     `0x${(size === 4 ? load32(bytes, own + offset) : bytes[own + offset]).toString(16)}`;
-  if (size === 4 || size === 1) return { name: `${name}[${offset}]`, at: own + offset, size, field, print };
+  if (size === 4 || size === 1) return { name: `${name}[${offset}]`, at: own + offset, size, print };
   return {
     name: `${name}[${at - own}]`,
     at,
     size: 1,
-    field,
     print: (bytes) => `0x${bytes[at].toString(16)}`,
   };
 }
 
 /** A number as strace prints it: small ones plain, large ones hex. */
 export function printNumber(value: number | bigint): string {
-  return value > 9 || value < -9
-    ? value > 0xffff
-      ? `0x${value.toString(16)}`
-      : String(value)
-    : String(value);
+  return value > 0xffff ? `0x${value.toString(16)}` : String(value);
 }
 
 /** One field without fields of its own. */
@@ -117,43 +119,30 @@ export function printField(field: FieldType, bytes: Uint8Array, at: number): str
   return typeof value === "number" || typeof value === "bigint" ? printNumber(value) : String(value);
 }
 
-/** Every descriptor field of an argument: its offset and size. */
-export function descriptorsIn(layout: Layout | undefined, length: number): { at: number; size: number }[] {
-  return leavesOfKind(layout, length, "fd");
+/** Offsets of the descriptors in an argument: declared as such, or told apart by the other fields. */
+export function descriptorsIn(request: Request | undefined, argument: Uint8Array): number[] {
+  if (request === undefined) return [];
+  const declared = request.descriptors?.(argument) ?? [];
+  return [...declared, ...fieldsOfKind(request, argument, "fd")].filter((at) => at + 4 <= argument.length);
 }
 
-/** Every pointer field of an argument. */
-export function pointersIn(layout: Layout | undefined, length: number): { at: number; size: number }[] {
-  return leavesOfKind(layout, length, "pointer");
-}
+/** Offsets of the pointers in an argument. */
+export const pointersIn = (request: Request | undefined, argument: Uint8Array): number[] =>
+  request === undefined
+    ? []
+    : fieldsOfKind(request, argument, "pointer").filter((at) => at + 8 <= argument.length);
 
-function leavesOfKind(
-  layout: Layout | undefined,
-  length: number,
-  kind: FieldType["kind"],
-): { at: number; size: number }[] {
+function fieldsOfKind(request: Request, argument: Uint8Array, kind: "fd" | "pointer"): number[] {
+  const layout = layoutOf(request);
   if (layout === undefined) return [];
-  const found: { at: number; size: number }[] = [];
-  if (layout.head !== undefined) collect(layout.head, 0, kind, found);
-  if (layout.tail !== undefined)
-    for (let at = layout.headSize; at + layout.tailSize <= length; at += layout.tailSize)
-      collect(layout.tail, at, kind, found);
-  return found.filter(({ at, size }) => at + size <= length);
-}
-
-function collect(
-  field: FieldType,
-  at: number,
-  kind: FieldType["kind"],
-  found: { at: number; size: number }[],
-): void {
-  if (field.kind === kind) found.push({ at, size: field.size });
-  else if (field.kind === "struct" || field.kind === "union")
-    for (const name of Object.keys(field.struct!.fields))
-      collect(field.struct!.fields[name], at + field.struct!.offsetOf[name], kind, found);
-  else if (field.kind === "array" && field.element !== undefined)
-    for (let i = 0; i < (field.length ?? 0); i++)
-      collect(field.element, at + i * field.element.size, kind, found);
+  const found = layout.head === undefined ? [] : placesOf(layout.head, kind).map(({ at }) => at);
+  if (layout.tail !== undefined) {
+    const places = placesOf(layout.tail, kind);
+    if (places.length !== 0)
+      for (let start = layout.headSize; start < argument.length; start += layout.tailSize)
+        for (const { at } of places) found.push(start + at);
+  }
+  return found;
 }
 
 /** A number of 1, 2, 4 or 8 bytes, little endian. */

@@ -388,7 +388,7 @@ class Program {
   }
 
   #ioctlWithBytes(line: IoctlLine, process: Syscalls, fd: number, request: number): string | undefined {
-    const layout = layoutOf(requestOf(this.#header, line).request);
+    const { request: declared } = requestOf(this.#header, line);
     const recordedIn = fromHex(line.in!);
     const argument = recordedIn.slice();
     const put: number[] = [];
@@ -403,18 +403,18 @@ class Program {
       put.push(deref.at);
       return { ...deref, bytes, address };
     });
-    const translated: { at: number; size: number; recorded: number; ours: number }[] = [];
+    const translated: { at: number; recorded: number; ours: number }[] = [];
     let scratch = -1;
     if (this.#partial) {
-      for (const { at, size } of descriptorsIn(layout, argument.length)) {
+      for (const at of descriptorsIn(declared, argument)) {
         const recorded = load32(argument, at);
         const ours = this.#ours.get(recorded);
         if (ours === undefined) continue;
         store32(argument, at, ours);
-        translated.push({ at, size, recorded, ours });
+        translated.push({ at, recorded, ours });
       }
       // the recorder of such a program blanked pointers to memory that it did not follow: any memory stands for it
-      for (const { at } of pointersIn(layout, argument.length)) {
+      for (const at of pointersIn(declared, argument)) {
         if (loadNumber64(argument, at) !== 0) continue;
         if (scratch < 0) scratch = process.mmap(0, SCRATCH, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         store64(argument, at, scratch);
@@ -439,7 +439,9 @@ class Program {
     );
     const made = descriptorInAnswer(line);
     if (made !== undefined) this.#madeInAnswer(line, result, argument, recordedOut, made, parts);
-    parts.push(compareBytes("out", argument, recordedOut, line.volatile, layout));
+    // where one succeeded and the other failed the bytes differ for that reason
+    if (parts[0] !== undefined && result < 0 !== line.ret < 0) return parts[0];
+    parts.push(compareBytes("out", argument, recordedOut, line.volatile, layoutOf(declared)));
     for (const { at, bytes, in: before, out } of buffers)
       parts.push(compareBytes(`the buffer behind offset ${at}`, bytes, fromHex(out ?? before)));
     return join(parts);

@@ -1,0 +1,6 @@
+/** Traces: what real kernels answered. Read and write them, replay them on a kernel, print them. */
+export { compareBytes, compareResult } from "./compare.ts";
+export * from "./format.ts";
+export { machineOf } from "./machine-of.ts";
+export * from "./replay.ts";
+export { Strace, type StraceOptions } from "./strace.ts";
