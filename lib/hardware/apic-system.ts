@@ -72,7 +72,7 @@ export class ApicSystem {
       ...settings,
     };
     this.mapDirty = false;
-    this.mapStale = true;
+    this.mapStale = false;
     this.mapOnline = 0;
     this.online = 0;
     this.lapicsInNmiMode = 0;
@@ -81,7 +81,7 @@ export class ApicSystem {
 
   /**
    * Where KVM recalculates its map (kvm_recalculate_apic_map); nothing unless something changed. Which LAPICs are on
-   * the bus counts now, the map itself is built when it is next needed.
+   * the bus counts now, the map itself is built when it is next needed. Before the first vCPU there is no map.
    */
   recalculateMap(): void {
     if (!this.mapDirty) return;

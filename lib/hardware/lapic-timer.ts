@@ -71,11 +71,15 @@ export class LapicTimer {
     return BigInt.asUintN(64, this.tscOffset + ticks);
   }
 
-  /** TMCCT: what is left of this round, in timer ticks (apic_get_tmcct). */
+  /**
+   * TMCCT: what is left of this round, in timer ticks (apic_get_tmcct). A round that has only just begun is whole: KVM
+   * would say 0 there, but its clock never stands still between the start and the reading.
+   */
   currentCount(now: number): number {
     if (this.mode === TIMER_TSCDEADLINE || this.regs[APIC_TMICT >> 2] === 0 || this.period === 0) return 0;
-    const remaining = Math.max(this.targetExpiration - now, 0) % this.period;
-    return Math.floor(remaining / (this.busCycleNs * this.divideCount)) >>> 0;
+    const remaining = Math.max(this.targetExpiration - now, 0);
+    const ofRound = remaining % this.period || Math.min(remaining, this.period);
+    return Math.floor(ofRound / (this.busCycleNs * this.divideCount)) >>> 0;
   }
 
   /** Stops the hardware side only; what has expired stays pending. */

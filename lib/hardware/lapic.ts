@@ -522,12 +522,12 @@ export class Lapic {
     return this.regs[offset >> 2];
   }
 
-  /** A read of the page by the guest (apic_mmio_read), into `valueLo`; `offset` is within the page. */
+  /**
+   * A read of the page by the guest (apic_mmio_read), into `valueLo`; `offset` is within the page. After `LAPIC_FAULT`
+   * the guest goes on with the bytes its vCPU's emulator had from the read before (recorded on 6.18).
+   */
   mmioRead(offset: number, length: number, now: number): number {
-    if (this.hwEnabled && !this.x2apicMode) {
-      this.read(offset, length, now);
-      return LAPIC_DONE;
-    }
+    if (this.hwEnabled && !this.x2apicMode) return this.read(offset, length, now);
     if (!this.system.settings.mmioHole) return LAPIC_NOT_HERE;
     this.valueLo = 0xffff_ffff;
     this.valueHi = 0xffff_ffff;
@@ -722,10 +722,13 @@ export class Lapic {
     return this.timer.pending !== 0;
   }
 
-  /** On the way into the guest an expired timer becomes an interrupt (kvm_inject_apic_timer_irqs). */
+  /**
+   * On each way into the guest, before interrupts are looked for, an expired timer becomes an interrupt
+   * (x86.c:vcpu_run, kvm_inject_apic_timer_irqs). While LVTT is masked it stays pending.
+   */
   injectTimer(): void {
+    if (!this.hasPendingTimer()) return;
     const { timer } = this;
-    if (timer.pending === 0) return;
     this.localDeliver(R.APIC_LVTT);
     if (timer.mode === R.TIMER_TSCDEADLINE || timer.mode === R.TIMER_ONESHOT) timer.tscDeadline = 0n;
     if (timer.mode === R.TIMER_ONESHOT) timer.targetExpiration = 0;
