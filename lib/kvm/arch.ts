@@ -6,6 +6,7 @@ import type { Encoding } from "../abi/ioctl.ts";
 import type { CreateDevice } from "./device.ts";
 import type { Entry } from "./dispatch.ts";
 import type { KvmHost } from "./host.ts";
+import type { IrqArch } from "./irq-routing.ts";
 import type { MemoryChange, MemorySlot } from "./memory-slots.ts";
 import type { KvmSystem } from "./system.ts";
 import type { Vcpu, VcpuFile } from "./vcpu.ts";
@@ -30,6 +31,8 @@ export interface KvmArch {
 
 /** What an architecture keeps for a VM. */
 export interface VmArch {
+  /** the interrupt controllers as routes see them; undefined while there are none */
+  readonly irq: IrqArch | undefined;
   /** vCPU ids are below this */
   readonly maxVcpuIds: number;
   readonly maxVcpus: number;
@@ -47,6 +50,8 @@ export interface VmArch {
 
 /** What an architecture keeps for a vCPU. */
 export interface VcpuArch {
+  /** the vCPU has its descriptor: from now on it is seen */
+  online(): void;
   /** KVM_RUN */
   run(): number;
   /** KVM_ENABLE_CAP on the vCPU */

@@ -17,6 +17,7 @@ import {
 } from "../abi/kvm.ts";
 import { type AddressSpace, PAGE_SIZE } from "../kernel/address-space.ts";
 import type { Argument } from "../kernel/argument.ts";
+import type { EventFd } from "../kernel/eventfd.ts";
 import { File, O_RDWR } from "../kernel/file.ts";
 import type { Kernel } from "../kernel/kernel.ts";
 import type { Process } from "../kernel/process.ts";
@@ -26,6 +27,8 @@ import type { KvmDevice } from "./device.ts";
 import type { KvmHost } from "./host.ts";
 import { IoBus } from "./io-bus.ts";
 import type { Bus, IoEventFd } from "./ioeventfd.ts";
+import { IrqRouting } from "./irq-routing.ts";
+import { type IrqFd, type Resampler, releaseIrqfds, updateIrqfds } from "./irqfd.ts";
 import { MemorySlots } from "./memory-slots.ts";
 import { Vcpu, VcpuFile } from "./vcpu.ts";
 import { vmIoctls } from "./vm-ioctls.ts";
@@ -55,8 +58,11 @@ export class Vm {
   /** in the order of creation */
   readonly vcpus: Vcpu[] = [];
   readonly vcpuById = new Map<number, Vcpu>();
-  /** called when the VM's file is closed, before the VM may go: irqfds are shut down there */
-  readonly onRelease: (() => void)[] = [];
+  readonly routing: IrqRouting;
+  /** by the eventfd that each listens to */
+  readonly irqfds = new Map<EventFd, IrqFd>();
+  /** by GSI */
+  readonly resamplers = new Map<number, Resampler>();
   /** after an error from which a VM does not recover: every later call answers EIO */
   dead = false;
   /** bytes of a vCPU's dirty ring; 0 while there is none */
@@ -74,6 +80,8 @@ export class Vm {
       Math.max(1, capabilities.get(MULTI_ADDRESS_SPACE) ?? 1),
       (capabilities.get(KVM_CAP_READONLY_MEM) ?? 0) !== 0,
     );
+    this.routing = new IrqRouting(this);
+    this.routing.onChange.push(() => updateIrqfds(this));
     this.arch = host.arch.createVm(this);
   }
 
@@ -114,6 +122,7 @@ export class Vm {
     vcpu.index = this.vcpus.length;
     this.vcpus.push(vcpu);
     this.vcpuById.set(id, vcpu);
+    vcpu.arch!.online();
     return process.install(new VcpuFile(vcpu), true);
   }
 
@@ -177,7 +186,7 @@ export class VmFile extends File {
   }
 
   override release(): void {
-    for (const release of this.vm.onRelease) release();
+    releaseIrqfds(this.vm);
     this.vm.put();
   }
 }

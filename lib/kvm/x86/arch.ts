@@ -7,7 +7,10 @@ import { KVM_CAP_VM_TYPES, KVM_DEV_TYPE_VFIO } from "../../abi/kvm.ts";
 import type { KvmArch } from "../arch.ts";
 import type { KvmHost } from "../host.ts";
 import { createVfioDevice } from "../vfio-device.ts";
+import { irqchipIoctls } from "./irqchip.ts";
+import { lapicIoctls } from "./lapic.ts";
 import { mpStateIoctls } from "./mp-state.ts";
+import { pitIoctls } from "./pit.ts";
 import { memoryIoctls } from "./special-pages.ts";
 import { X86Vcpu } from "./vcpu.ts";
 import { X86Vm } from "./vm.ts";
@@ -16,8 +19,8 @@ export const x86: KvmArch = {
   name: "x86_64",
   encoding: "generic",
   systemIoctls: [],
-  vmIoctls: [...memoryIoctls],
-  vcpuIoctls: [...mpStateIoctls],
+  vmIoctls: [...irqchipIoctls, ...pitIoctls, ...memoryIoctls],
+  vcpuIoctls: [...lapicIoctls, ...mpStateIoctls],
   deviceTypes: new Map([[KVM_DEV_TYPE_VFIO, createVfioDevice]]),
   unknownVmIoctl: -ENOTTY,
   /** type 0, and where KVM_CAP_VM_TYPES names more, the numbers of its bits */

@@ -1,9 +1,12 @@
 /** What an x86 VM holds beside the common part: the interrupt controllers and the settings of KVM_ENABLE_CAP. */
 import { EINVAL } from "../../abi/errno.ts";
-import { KVM_CAP_MAX_VCPU_ID, KVM_CAP_MAX_VCPUS } from "../../abi/kvm.ts";
+import { KVM_CAP_MAX_VCPU_ID, KVM_CAP_MAX_VCPUS, KVM_CAP_SPLIT_IRQCHIP } from "../../abi/kvm.ts";
 import type { VmArch } from "../arch.ts";
+import type { IrqArch } from "../irq-routing.ts";
 import type { MemoryChange, MemorySlot } from "../memory-slots.ts";
 import type { Vm } from "../vm.ts";
+import { type Irqchip, splitIrqchip } from "./irqchip.ts";
+import type { KvmPit } from "./pit.ts";
 
 /** Guest physical addresses that a slot may reach, in frames: 52 bits at most. */
 const MAX_FRAMES = 2 ** 40;
@@ -14,13 +17,23 @@ export class X86Vm implements VmArch {
   maxVcpuIds: number;
   /** KVM_SET_BOOT_CPU_ID: the vCPU that starts as the bootstrap processor */
   bootCpuId = 0;
-  /** where the in-kernel controllers are: none, all of them, or the local APICs only */
-  irqchipMode: "none" | "kernel" | "split" = "none";
+  /** the in-kernel interrupt controllers, once there are any */
+  irqchip: Irqchip | undefined;
+  pit: KvmPit | undefined;
 
   constructor(vm: Vm) {
     this.vm = vm;
     this.maxVcpus = vm.host.vmCapabilities.get(KVM_CAP_MAX_VCPUS) ?? 4;
     this.maxVcpuIds = vm.host.vmCapabilities.get(KVM_CAP_MAX_VCPU_ID) ?? this.maxVcpus;
+  }
+
+  /** where the controllers are: in user space, all in the kernel, or the local APICs only */
+  get irqchipMode(): "none" | "kernel" | "split" {
+    return this.irqchip?.mode ?? "none";
+  }
+
+  get irq(): IrqArch | undefined {
+    return this.irqchip;
   }
 
   precreateVcpu(id: number): number {
@@ -36,9 +49,14 @@ export class X86Vm implements VmArch {
     return slot.baseFrame + slot.pages > MAX_FRAMES ? -EINVAL : 0;
   }
 
-  enableCap(_capability: number, _flags: number, _args: readonly bigint[]): number {
+  enableCap(capability: number, flags: number, args: readonly bigint[]): number {
+    if (flags !== 0) return -EINVAL;
+    if (capability === KVM_CAP_SPLIT_IRQCHIP) return splitIrqchip(this, args[0]);
     return -EINVAL;
   }
 
-  destroy(): void {}
+  destroy(): void {
+    this.pit?.destroy();
+    this.irqchip?.destroy();
+  }
 }

@@ -1,0 +1,152 @@
+/**
+ * KVM_CREATE_PIT2, KVM_GET_PIT2, KVM_SET_PIT2, their older forms, and KVM_REINJECT_CONTROL: the 8254 timer in the
+ * kernel. Its counter 0 pulses GSI 0 (arch/x86/kvm/i8254.c, 6.1).
+ *
+ * `struct kvm_pit_config`, 64 bytes: flags u32 (1: the speaker port answers too). `struct kvm_pit_state`, 72 bytes, and
+ * `kvm_pit_state2`, 112 bytes: see hardware/pit.ts. `struct kvm_reinject_control`, 32 bytes: pit_reinject u8.
+ */
+import { EEXIST, EFAULT, ENOENT, ENOMEM, ENXIO } from "../../abi/errno.ts";
+import {
+  KVM_CREATE_PIT,
+  KVM_CREATE_PIT2,
+  KVM_GET_PIT,
+  KVM_GET_PIT2,
+  KVM_PIT_SPEAKER_DUMMY,
+  KVM_REINJECT_CONTROL,
+  KVM_SET_PIT,
+  KVM_SET_PIT2,
+  KvmPitConfig,
+  KvmReinjectControl,
+} from "../../abi/kvm-x86.ts";
+import { load32 } from "../../abi/struct.ts";
+import { PIT_STATE_SIZE, PIT_STATE2_SIZE, Pit } from "../../hardware/pit.ts";
+import type { Argument } from "../../kernel/argument.ts";
+import type { Timer } from "../../kernel/clock.ts";
+import type { Work } from "../../kernel/work-queue.ts";
+import type { Entry } from "../dispatch.ts";
+import type { AckNotifier } from "../irq-routing.ts";
+import type { VmFile } from "../vm.ts";
+import type { Irqchip } from "./irqchip.ts";
+import type { X86Vm } from "./vm.ts";
+
+const PIT_GSI = 0;
+/** the first source after user space and the resamplers (kvm_request_irq_source_id) */
+const PIT_IRQ_SOURCE_ID = 2;
+
+/** The PIT, its timer on the host's clock, and its line. */
+export class KvmPit implements Timer, AckNotifier, Work {
+  readonly name = "pit";
+  readonly gsi = PIT_GSI;
+  readonly chip: Pit;
+  readonly speaker: boolean;
+  expiry = Number.POSITIVE_INFINITY;
+  readonly #irqchip: Irqchip;
+
+  constructor(irqchip: Irqchip, speaker: boolean) {
+    this.#irqchip = irqchip;
+    this.speaker = speaker;
+    this.chip = new Pit(irqchip.vm.kernel.clock.now);
+    irqchip.vm.routing.addNotifier(this);
+    irqchip.maskNotifiers.push({ gsi: PIT_GSI, changed: (masked) => masked || this.chip.resetReinject() });
+    this.follow();
+  }
+
+  /** The guest acknowledged GSI 0. */
+  acked(): void {
+    this.chip.ack();
+    this.schedule();
+  }
+
+  fire(now: number): void {
+    this.chip.expire(now);
+    this.follow();
+    this.schedule();
+  }
+
+  schedule(): void {
+    if (this.chip.workQueued) this.#irqchip.vm.kernel.work.schedule(this);
+  }
+
+  /** The work item: pulses the line, and on a LAPIC whose LINT0 takes NMIs delivers there too. */
+  run(): void {
+    if (!this.chip.runWork()) return;
+    const { vm, system, bus } = this.#irqchip;
+    vm.routing.setIrq(PIT_IRQ_SOURCE_ID, PIT_GSI, true, false);
+    vm.routing.setIrq(PIT_IRQ_SOURCE_ID, PIT_GSI, false, false);
+    if (system.lapicsInNmiMode > 0) for (const lapic of bus.lapics) lapic.localDeliver(LVT0);
+  }
+
+  /** Keeps the timer of the host's clock where counter 0 says. */
+  follow(): void {
+    const { clock } = this.#irqchip.vm.kernel;
+    const { nextExpiry } = this.chip;
+    if (nextExpiry === this.expiry) return;
+    if (nextExpiry === Number.POSITIVE_INFINITY) clock.cancel(this);
+    else clock.arm(this, nextExpiry);
+  }
+
+  destroy(): void {
+    this.#irqchip.vm.kernel.clock.cancel(this);
+    this.#irqchip.vm.kernel.work.cancel(this);
+  }
+}
+
+const LVT0 = 0x350;
+
+const pitOf = (file: VmFile): KvmPit | undefined => (file.vm.arch as X86Vm).pit;
+
+/** EEXIST: there is one; ENOENT: no PIC in the kernel; ENOMEM. */
+function create(file: VmFile, flags: number): number {
+  const arch = file.vm.arch as X86Vm;
+  if (arch.pit !== undefined) return -EEXIST;
+  if (arch.irqchip?.mode !== "kernel") return -ENOENT;
+  if (file.kernel.faults.allocation("kvm_pit")) return -ENOMEM;
+  arch.pit = new KvmPit(arch.irqchip, (flags & KVM_PIT_SPEAKER_DUMMY) !== 0);
+  return 0;
+}
+
+function createPit2(file: VmFile, user: Argument): number {
+  if (!user.readable(KvmPitConfig.size)) return -EFAULT;
+  return create(file, load32(user.bytes, user.at));
+}
+
+/** EFAULT, then ENXIO without a PIT: the struct is read before it is written. */
+function get(file: VmFile, user: Argument, size: number): number {
+  if (!user.readable(size)) return -EFAULT;
+  const pit = pitOf(file);
+  if (pit === undefined) return -ENXIO;
+  if (!user.writable(size)) return -EFAULT;
+  if (size === PIT_STATE2_SIZE) pit.chip.save2To(user.bytes, user.at);
+  else pit.chip.saveTo(user.bytes, user.at);
+  return 0;
+}
+
+function set(file: VmFile, user: Argument, size: number): number {
+  if (!user.readable(size)) return -EFAULT;
+  const pit = pitOf(file);
+  if (pit === undefined) return -ENXIO;
+  const { now } = file.kernel.clock;
+  if (size === PIT_STATE2_SIZE) pit.chip.load2From(user.bytes, user.at, now);
+  else pit.chip.loadFrom(user.bytes, user.at, now);
+  pit.follow();
+  return 0;
+}
+
+/** EFAULT; ENXIO: no PIT. */
+function reinjectControl(file: VmFile, user: Argument): number {
+  if (!user.readable(KvmReinjectControl.size)) return -EFAULT;
+  const pit = pitOf(file);
+  if (pit === undefined) return -ENXIO;
+  pit.chip.setReinject(user.bytes[user.at] !== 0);
+  return 0;
+}
+
+export const pitIoctls: readonly Entry<VmFile>[] = [
+  [KVM_CREATE_PIT, (file) => create(file, KVM_PIT_SPEAKER_DUMMY)],
+  [KVM_CREATE_PIT2, createPit2],
+  [KVM_GET_PIT, (file, user) => get(file, user, PIT_STATE_SIZE)],
+  [KVM_SET_PIT, (file, user) => set(file, user, PIT_STATE_SIZE)],
+  [KVM_GET_PIT2, (file, user) => get(file, user, PIT_STATE2_SIZE)],
+  [KVM_SET_PIT2, (file, user) => set(file, user, PIT_STATE2_SIZE)],
+  [KVM_REINJECT_CONTROL, reinjectControl],
+];
