@@ -168,7 +168,8 @@ function assign(
   resampleFd: number,
 ): number {
   const irq = vm.arch.irq;
-  if (irq === undefined || !irq.initialized) return -EAGAIN;
+  if (irq === undefined) return -EINVAL;
+  if (!irq.initialized) return -EAGAIN;
   if (!irq.irqfdAllowed(resample)) return -EINVAL;
   if (vm.kernel.faults.allocation("kvm_kernel_irqfd")) return -ENOMEM;
   const eventfd = eventfdOf(process, fd);

@@ -8,22 +8,8 @@
  * irq u32 (the status comes back here), level u32. KVM_SIGNAL_MSI: `struct kvm_msi`, 32 bytes.
  */
 import { EEXIST, EFAULT, EINVAL, ENOMEM, ENXIO } from "../../abi/errno.ts";
-import {
-  KVM_CREATE_IRQCHIP,
-  KVM_GET_IRQCHIP,
-  KVM_IRQ_LINE,
-  KVM_IRQ_LINE_STATUS,
-  KVM_IRQ_ROUTING_IRQCHIP,
-  KVM_IRQ_ROUTING_MSI,
-  KVM_IRQFD,
-  KVM_SET_GSI_ROUTING,
-  KVM_SET_IRQCHIP,
-  KVM_SIGNAL_MSI,
-  KvmIrqchip,
-  KvmIrqLevel,
-  KvmMsi,
-} from "../../abi/kvm.ts";
-import { KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE } from "../../abi/kvm-x86.ts";
+import { KVM_CREATE_IRQCHIP, KVM_IRQ_LINE, KVM_IRQ_LINE_STATUS, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQFD, KVM_SET_GSI_ROUTING, KVM_SIGNAL_MSI, KvmIrqLevel, KvmMsi } from "../../abi/kvm.ts";
+import { KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, KvmIrqchip } from "../../abi/kvm-x86.ts";
 import { load32, store32 } from "../../abi/struct.ts";
 import { ApicBus, NOT_FAST } from "../../hardware/apic-bus.ts";
 import { messageFromMsi, newMessage } from "../../hardware/apic-message.ts";

@@ -64,12 +64,20 @@ export class KvmPit implements Timer, AckNotifier, Work {
   }
 
   schedule(): void {
+    if (this.chip.flushed) {
+      this.chip.flushed = false;
+      this.#pulse();
+    }
     if (this.chip.workQueued) this.#irqchip.vm.kernel.work.schedule(this);
   }
 
   /** The work item: pulses the line, and on a LAPIC whose LINT0 takes NMIs delivers there too. */
   run(): void {
-    if (!this.chip.runWork()) return;
+    if (this.chip.runWork()) this.#pulse();
+    this.schedule();
+  }
+
+  #pulse(): void {
     const { vm, system, bus } = this.#irqchip;
     vm.routing.setIrq(PIT_IRQ_SOURCE_ID, PIT_GSI, true, false);
     vm.routing.setIrq(PIT_IRQ_SOURCE_ID, PIT_GSI, false, false);
@@ -129,6 +137,7 @@ function set(file: VmFile, user: Argument, size: number): number {
   if (size === PIT_STATE2_SIZE) pit.chip.load2From(user.bytes, user.at, now);
   else pit.chip.loadFrom(user.bytes, user.at, now);
   pit.follow();
+  pit.schedule();
   return 0;
 }
 
