@@ -6,7 +6,7 @@
  * Direction and size lie often enough (KVM_SET_IRQCHIP is encoded "read" and copies in), so each request is declared
  * with its true copy rule: that one declaration feeds dispatch, the printer, the recorder and the arbitraries.
  */
-import type { StructType } from "./struct.ts";
+import { load32, loadNumber64, type StructType } from "./struct.ts";
 
 export type Encoding = "generic" | "powerpc";
 export type Direction = "none" | "read" | "write" | "read-write";
@@ -87,8 +87,13 @@ export interface CopyRule {
   tail?: StructType | number;
   /** … as many as this field of the head says (a field name), */
   count?: string;
-  /** or as many bytes in all, head included, as this says (`"argsz"`: a field of the head) */
+  /**
+   * or as many bytes in all, head included, as this says (`"argsz"`: a field of the head). The claim is the caller's:
+   * without a tail, nothing beyond the struct is touched, however much it claims.
+   */
   sized?: ByteCount;
+  /** how few bytes will do, where an older header's struct was shorter or its end does not matter */
+  least?: number;
   /** how the tail travels, where it differs from the head */
   tailCopy?: Copy;
   /** buffers behind pointer fields; `"ranges.bitmap"` is the field of each element of an array */
@@ -161,3 +166,61 @@ export const isRequest = (value: unknown): value is Request =>
 /** Whether a value exported by an abi file is a struct or union declaration. */
 export const isStruct = (value: unknown): value is StructType =>
   typeof value === "object" && value !== null && "offsetOf" in value;
+
+const countOf = (request: Request, field: string, head: Uint8Array): number => {
+  const at = request.struct?.offsetOf[field] ?? 0;
+  return request.struct?.fields[field].size === 8 ? loadNumber64(head, at) : load32(head, at);
+};
+
+/**
+ * How many bytes of the argument a call concerns, given those of its head: 0 for a plain value. A wild count makes a
+ * wild number, whoever copies has a limit of his own. Of a string (`string`) it says nothing: 0.
+ */
+export function argumentBytes(request: Request, head: Uint8Array, facts: Facts = {}): number {
+  if (request.copy === "value" || request.string) return 0;
+  const fixed = request.struct?.size ?? request.size;
+  if (head.length < (request.least ?? fixed)) return fixed;
+  if (request.count !== undefined) {
+    const element = typeof request.tail === "number" ? request.tail : (request.tail?.size ?? 0);
+    return fixed + element * countOf(request, request.count, head);
+  }
+  if (request.sized === undefined) return fixed;
+  const claimed = byteCount(request, request.sized, head, facts);
+  const most = request.tail === undefined ? Math.min(claimed, fixed) : claimed;
+  return Math.max(most, request.least ?? fixed);
+}
+
+function byteCount(request: Request, bytes: ByteCount, head: Uint8Array, facts: Facts): number {
+  if (typeof bytes === "number") return bytes;
+  return typeof bytes === "string" ? countOf(request, bytes, head) : bytes(head, facts);
+}
+
+/** A buffer that the argument points to. */
+export interface Buffer {
+  /** where the pointer stands in the argument */
+  readonly at: number;
+  readonly bytes: number;
+  readonly copy: Behind["copy"];
+}
+
+/** The buffers behind the pointers of an argument: those with a pointer and a length. */
+export function buffersBehind(request: Request, argument: Uint8Array, facts: Facts = {}): Buffer[] {
+  const found: Buffer[] = [];
+  const add = (behind: Behind, at: number, head: Uint8Array): void => {
+    if (at + 8 > argument.length || loadNumber64(argument, at) === 0) return;
+    const bytes = byteCount(request, behind.bytes, head, facts);
+    if (bytes > 0) found.push({ at, bytes, copy: behind.copy });
+  };
+  for (const [path, behind] of Object.entries(request.behind ?? {})) {
+    const [name, member] = path.split(".");
+    const start = request.struct?.offsetOf[name] ?? 0;
+    const { element, length = 0 } = request.struct?.fields[name] ?? {};
+    if (member === undefined || element?.struct === undefined) add(behind, behind.at ?? start, argument);
+    else
+      for (let i = 0; i < length; i++) {
+        const at = start + i * element.size;
+        add(behind, at + element.struct.offsetOf[member], argument.subarray(at, at + element.size));
+      }
+  }
+  return found;
+}

@@ -360,16 +360,19 @@ export const IOMMU_DESTROY = io(IOMMUFD_TYPE, IOMMUFD_CMD_DESTROY, {
   on: "iommufd",
   head: IommuDestroy,
   copy: "in",
+  tail: 1,
   sized: "size",
 });
 export const IOMMU_IOAS_ALLOC = io(IOMMUFD_TYPE, IOMMUFD_CMD_IOAS_ALLOC, {
   on: "iommufd",
   head: IommuIoasAlloc,
+  tail: 1,
   sized: "size",
 });
 export const IOMMU_IOAS_IOVA_RANGES = io(IOMMUFD_TYPE, IOMMUFD_CMD_IOAS_IOVA_RANGES, {
   on: "iommufd",
   head: IommuIoasIovaRanges,
+  tail: 1,
   sized: "size",
   behind: { allowed_iovas: { copy: "out", bytes: iovaBytes } },
 });
@@ -377,53 +380,63 @@ export const IOMMU_IOAS_ALLOW_IOVAS = io(IOMMUFD_TYPE, IOMMUFD_CMD_IOAS_ALLOW_IO
   on: "iommufd",
   head: IommuIoasAllowIovas,
   copy: "in",
+  tail: 1,
   sized: "size",
   behind: { allowed_iovas: { copy: "in", bytes: iovaBytes } },
 });
 export const IOMMU_IOAS_MAP = io(IOMMUFD_TYPE, IOMMUFD_CMD_IOAS_MAP, {
   on: "iommufd",
   head: IommuIoasMap,
+  tail: 1,
   sized: "size",
 });
 export const IOMMU_IOAS_NOIOMMU_GET_PA = io(IOMMUFD_TYPE, IOMMUFD_CMD_IOAS_NOIOMMU_GET_PA, {
   on: "iommufd",
   head: IommuIoasNoiommuGetPa,
+  tail: 1,
   sized: "size",
 });
 export const IOMMU_IOAS_MAP_FILE = io(IOMMUFD_TYPE, IOMMUFD_CMD_IOAS_MAP_FILE, {
   on: "iommufd",
   head: IommuIoasMapFile,
+  tail: 1,
   sized: "size",
 });
 export const IOMMU_IOAS_COPY = io(IOMMUFD_TYPE, IOMMUFD_CMD_IOAS_COPY, {
   on: "iommufd",
   head: IommuIoasCopy,
+  tail: 1,
   sized: "size",
 });
 export const IOMMU_IOAS_UNMAP = io(IOMMUFD_TYPE, IOMMUFD_CMD_IOAS_UNMAP, {
   on: "iommufd",
   head: IommuIoasUnmap,
+  tail: 1,
   sized: "size",
 });
 export const IOMMU_OPTION = io(IOMMUFD_TYPE, IOMMUFD_CMD_OPTION, {
   on: "iommufd",
   head: IommuOption,
+  tail: 1,
   sized: "size",
 });
 export const IOMMU_VFIO_IOAS = io(IOMMUFD_TYPE, IOMMUFD_CMD_VFIO_IOAS, {
   on: "iommufd",
   head: IommuVfioIoas,
+  tail: 1,
   sized: "size",
 });
 export const IOMMU_HWPT_ALLOC = io(IOMMUFD_TYPE, IOMMUFD_CMD_HWPT_ALLOC, {
   on: "iommufd",
   head: IommuHwptAlloc,
+  tail: 1,
   sized: "size",
   behind: { data_uptr: { copy: "in", bytes: "data_len" } },
 });
 export const IOMMU_GET_HW_INFO = io(IOMMUFD_TYPE, IOMMUFD_CMD_GET_HW_INFO, {
   on: "iommufd",
   head: IommuHwInfo,
+  tail: 1,
   sized: "size",
   behind: { data_uptr: { copy: "out", bytes: "data_len" } },
 });
@@ -431,50 +444,59 @@ export const IOMMU_HWPT_SET_DIRTY_TRACKING = io(IOMMUFD_TYPE, IOMMUFD_CMD_HWPT_S
   on: "iommufd",
   head: IommuHwptSetDirtyTracking,
   copy: "in",
+  tail: 1,
   sized: "size",
 });
 export const IOMMU_HWPT_GET_DIRTY_BITMAP = io(IOMMUFD_TYPE, IOMMUFD_CMD_HWPT_GET_DIRTY_BITMAP, {
   on: "iommufd",
   head: IommuHwptGetDirtyBitmap,
   copy: "in",
+  tail: 1,
   sized: "size",
   behind: { data: { copy: "out", bytes: dirtyBitmapBytes } },
 });
 export const IOMMU_HWPT_INVALIDATE = io(IOMMUFD_TYPE, IOMMUFD_CMD_HWPT_INVALIDATE, {
   on: "iommufd",
   head: IommuHwptInvalidate,
+  tail: 1,
   sized: "size",
   behind: { data_uptr: { copy: "in", bytes: invalidateBytes } },
 });
 export const IOMMU_FAULT_QUEUE_ALLOC = io(IOMMUFD_TYPE, IOMMUFD_CMD_FAULT_QUEUE_ALLOC, {
   on: "iommufd",
   head: IommuFaultAlloc,
+  tail: 1,
   sized: "size",
 });
 export const IOMMU_VIOMMU_ALLOC = io(IOMMUFD_TYPE, IOMMUFD_CMD_VIOMMU_ALLOC, {
   on: "iommufd",
   head: IommuViommuAlloc,
+  tail: 1,
   sized: "size",
   behind: { data_uptr: { copy: "inout", bytes: "data_len" } },
 });
 export const IOMMU_VDEVICE_ALLOC = io(IOMMUFD_TYPE, IOMMUFD_CMD_VDEVICE_ALLOC, {
   on: "iommufd",
   head: IommuVdeviceAlloc,
+  tail: 1,
   sized: "size",
 });
 export const IOMMU_IOAS_CHANGE_PROCESS = io(IOMMUFD_TYPE, IOMMUFD_CMD_IOAS_CHANGE_PROCESS, {
   on: "iommufd",
   head: IommuIoasChangeProcess,
   copy: "in",
+  tail: 1,
   sized: "size",
 });
 export const IOMMU_VEVENTQ_ALLOC = io(IOMMUFD_TYPE, IOMMUFD_CMD_VEVENTQ_ALLOC, {
   on: "iommufd",
   head: IommuVeventqAlloc,
+  tail: 1,
   sized: "size",
 });
 export const IOMMU_HW_QUEUE_ALLOC = io(IOMMUFD_TYPE, IOMMUFD_CMD_HW_QUEUE_ALLOC, {
   on: "iommufd",
   head: IommuHwQueueAlloc,
+  tail: 1,
   sized: "size",
 });

@@ -343,6 +343,8 @@ export const KVM_ARM_MTE_COPY_TAGS = ior(KVMIO, 0xb4, KvmArmCopyMteTags, {
   copy: "in",
   behind: { addr: { copy: "inout", bytes: mteTagBytes } },
 });
+/** A number only: arm64's filter is the vCPU attribute KVM_ARM_VCPU_PMU_V3_FILTER. */
+export const KVM_SET_PMU_EVENT_FILTER = iow(KVMIO, 0xb2, KvmPmuEventFilter, { on: [] });
 export const KVM_ARM_SET_COUNTER_OFFSET = iow(KVMIO, 0xb5, KvmArmCounterOffset, { on: "vm" });
 export const KVM_ARM_GET_REG_WRITABLE_MASKS = ior(KVMIO, 0xb6, RegMaskRange, {
   on: "vm",

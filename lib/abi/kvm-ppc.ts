@@ -507,7 +507,12 @@ export const MAGIC_PAGE_FLAG_NOT_MAPPED_NX = 1 << 0;
 
 export const KVM_PPC_ALLOCATE_HTAB = iowr(KVMIO, 0xa7, 4, { on: "vm" });
 export const KVM_PPC_SVM_OFF = io(KVMIO, 0xb3, { on: "vm" });
-export const KVM_PPC_GET_COMPAT_CAPS = io(KVMIO, 0xb8, { on: "vm", head: KvmPpcCompatCaps, sized: "size" });
+export const KVM_PPC_GET_COMPAT_CAPS = io(KVMIO, 0xb8, {
+  on: "vm",
+  head: KvmPpcCompatCaps,
+  tail: 1,
+  sized: "size",
+});
 export const KVM_DIRTY_TLB = iow(KVMIO, 0xaa, KvmDirtyTlb, { on: "vcpu" });
 export const KVM_GET_IRQCHIP = iowr(KVMIO, 0x62, KvmIrqchip, { on: [] });
 export const KVM_SET_IRQCHIP = ior(KVMIO, 0x63, KvmIrqchip, { on: [], copy: "in" });

@@ -923,7 +923,7 @@ export const KVM_SET_VCPU_EVENTS = iow(KVMIO, 0xa0, KvmVcpuEvents, { on: "vcpu" 
 export const KVM_GET_DEBUGREGS = ior(KVMIO, 0xa1, KvmDebugregs, { on: "vcpu" });
 export const KVM_SET_DEBUGREGS = iow(KVMIO, 0xa2, KvmDebugregs, { on: "vcpu" });
 export const KVM_GET_XSAVE = ior(KVMIO, 0xa4, KvmXsave, { on: "vcpu" });
-export const KVM_SET_XSAVE = iow(KVMIO, 0xa5, KvmXsave, { on: "vcpu", sized: xsaveBytes });
+export const KVM_SET_XSAVE = iow(KVMIO, 0xa5, KvmXsave, { on: "vcpu", tail: 4, sized: xsaveBytes });
 export const KVM_GET_XCRS = ior(KVMIO, 0xa6, KvmXcrs, { on: "vcpu" });
 export const KVM_SET_XCRS = iow(KVMIO, 0xa7, KvmXcrs, { on: "vcpu" });
 export const KVM_KVMCLOCK_CTRL = io(KVMIO, 0xad, { on: "vcpu" });
@@ -932,8 +932,8 @@ export const KVM_MEMORY_ENCRYPT_OP = iowr(KVMIO, 0xba, 8, { on: ["vm", "vcpu"], 
 export const KVM_MEMORY_ENCRYPT_REG_REGION = ior(KVMIO, 0xbb, KvmEncRegion, { on: "vm", copy: "in" });
 export const KVM_MEMORY_ENCRYPT_UNREG_REGION = ior(KVMIO, 0xbc, KvmEncRegion, { on: "vm", copy: "in" });
 export const KVM_HYPERV_EVENTFD = iow(KVMIO, 0xbd, KvmHypervEventfd, { on: "vm" });
-export const KVM_GET_NESTED_STATE = iowr(KVMIO, 0xbe, KvmNestedState, { on: "vcpu", sized: "size" });
-export const KVM_SET_NESTED_STATE = iow(KVMIO, 0xbf, KvmNestedState, { on: "vcpu", sized: "size" });
+export const KVM_GET_NESTED_STATE = iowr(KVMIO, 0xbe, KvmNestedState, { on: "vcpu", tail: 1, sized: "size" });
+export const KVM_SET_NESTED_STATE = iow(KVMIO, 0xbf, KvmNestedState, { on: "vcpu", tail: 1, sized: "size" });
 export const KVM_GET_SUPPORTED_HV_CPUID = iowr(KVMIO, 0xc1, KvmCpuid2, {
   on: ["system", "vcpu"],
   tail: KvmCpuidEntry2,
@@ -951,4 +951,4 @@ export const KVM_XEN_VCPU_SET_ATTR = iow(KVMIO, 0xcb, KvmXenVcpuAttr, { on: "vcp
 export const KVM_XEN_HVM_EVTCHN_SEND = iow(KVMIO, 0xd0, KvmIrqRoutingXenEvtchn, { on: "vm" });
 export const KVM_GET_SREGS2 = ior(KVMIO, 0xcc, KvmSregs2, { on: "vcpu" });
 export const KVM_SET_SREGS2 = iow(KVMIO, 0xcd, KvmSregs2, { on: "vcpu" });
-export const KVM_GET_XSAVE2 = ior(KVMIO, 0xcf, KvmXsave, { on: "vcpu", sized: xsaveBytes });
+export const KVM_GET_XSAVE2 = ior(KVMIO, 0xcf, KvmXsave, { on: "vcpu", tail: 4, sized: xsaveBytes });

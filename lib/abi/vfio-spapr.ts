@@ -65,12 +65,14 @@ export const VfioIommuSpaprTceRemove = struct({ argsz: u32, flags: u32, start_ad
 export const VFIO_IOMMU_SPAPR_TCE_GET_INFO = io(VFIO_TYPE, VFIO_BASE + 12, {
   on: "vfio-container",
   head: VfioIommuSpaprTceInfo,
+  least: 16,
   sized: "argsz",
 });
 export const VFIO_EEH_PE_OP = io(VFIO_TYPE, VFIO_BASE + 21, {
   on: "vfio-container",
   head: VfioEehPeOp,
   copy: "in",
+  least: 12,
   sized: "argsz",
 });
 export const VFIO_IOMMU_SPAPR_REGISTER_MEMORY = io(VFIO_TYPE, VFIO_BASE + 17, {

@@ -533,11 +533,14 @@ export const VFIO_GROUP_GET_DEVICE_FD = io(VFIO_TYPE, VFIO_BASE + 6, {
 export const VFIO_DEVICE_GET_INFO = io(VFIO_TYPE, VFIO_BASE + 7, {
   on: "vfio-device",
   head: VfioDeviceInfo,
+  tail: 1,
+  least: 16,
   sized: "argsz",
 });
 export const VFIO_DEVICE_GET_REGION_INFO = io(VFIO_TYPE, VFIO_BASE + 8, {
   on: "vfio-device",
   head: VfioRegionInfo,
+  tail: 1,
   sized: "argsz",
 });
 export const VFIO_DEVICE_GET_IRQ_INFO = io(VFIO_TYPE, VFIO_BASE + 9, {
@@ -549,6 +552,7 @@ export const VFIO_DEVICE_SET_IRQS = io(VFIO_TYPE, VFIO_BASE + 10, {
   on: "vfio-device",
   head: VfioIrqSet,
   copy: "in",
+  tail: 1,
   sized: "argsz",
   descriptors: irqSetDescriptors,
 });
@@ -556,6 +560,7 @@ export const VFIO_DEVICE_RESET = io(VFIO_TYPE, VFIO_BASE + 11, { on: "vfio-devic
 export const VFIO_DEVICE_GET_PCI_HOT_RESET_INFO = io(VFIO_TYPE, VFIO_BASE + 12, {
   on: "vfio-device",
   head: VfioPciHotResetInfo,
+  tail: 1,
   sized: "argsz",
 });
 export const VFIO_DEVICE_PCI_HOT_RESET = io(VFIO_TYPE, VFIO_BASE + 13, {
@@ -580,29 +585,34 @@ export const VFIO_DEVICE_IOEVENTFD = io(VFIO_TYPE, VFIO_BASE + 16, {
   on: "vfio-device",
   head: VfioDeviceIoeventfd,
   copy: "in",
+  least: 28,
   sized: "argsz",
 });
 export const VFIO_DEVICE_FEATURE = io(VFIO_TYPE, VFIO_BASE + 17, {
   on: "vfio-device",
   head: VfioDeviceFeature,
+  tail: 1,
   sized: "argsz",
   descriptors: featureDescriptors,
 });
 export const VFIO_DEVICE_BIND_IOMMUFD = io(VFIO_TYPE, VFIO_BASE + 18, {
   on: "vfio-device",
   head: VfioDeviceBindIommufd,
+  least: 16,
   sized: "argsz",
   behind: { token_uuid_ptr: { copy: "in", bytes: tokenBytes } },
 });
 export const VFIO_DEVICE_ATTACH_IOMMUFD_PT = io(VFIO_TYPE, VFIO_BASE + 19, {
   on: "vfio-device",
   head: VfioDeviceAttachIommufdPt,
+  least: 12,
   sized: "argsz",
 });
 export const VFIO_DEVICE_DETACH_IOMMUFD_PT = io(VFIO_TYPE, VFIO_BASE + 20, {
   on: "vfio-device",
   head: VfioDeviceDetachIommufdPt,
   copy: "in",
+  least: 8,
   sized: "argsz",
 });
 export const VFIO_MIG_GET_PRECOPY_INFO = io(VFIO_TYPE, VFIO_BASE + 21, {
@@ -613,6 +623,8 @@ export const VFIO_MIG_GET_PRECOPY_INFO = io(VFIO_TYPE, VFIO_BASE + 21, {
 export const VFIO_IOMMU_GET_INFO = io(VFIO_TYPE, VFIO_BASE + 12, {
   on: ["vfio-container", "iommufd"],
   head: VfioIommuType1Info,
+  tail: 1,
+  least: 16,
   sized: "argsz",
 });
 export const VFIO_IOMMU_MAP_DMA = io(VFIO_TYPE, VFIO_BASE + 13, {
@@ -624,6 +636,7 @@ export const VFIO_IOMMU_MAP_DMA = io(VFIO_TYPE, VFIO_BASE + 13, {
 export const VFIO_IOMMU_UNMAP_DMA = io(VFIO_TYPE, VFIO_BASE + 14, {
   on: ["vfio-container", "iommufd"],
   head: VfioIommuType1DmaUnmap,
+  tail: 1,
   sized: "argsz",
   behind: { data: { at: 40, copy: "out", bytes: unmapBitmapBytes } },
 });
@@ -633,6 +646,7 @@ export const VFIO_IOMMU_DIRTY_PAGES = io(VFIO_TYPE, VFIO_BASE + 17, {
   on: "vfio-container",
   head: VfioIommuType1DirtyBitmap,
   copy: "in",
+  tail: 1,
   sized: "argsz",
   behind: { data: { at: 40, copy: "out", bytes: dirtyBitmapBytes } },
 });
