@@ -105,6 +105,7 @@ export const KvmPicState = struct({
 
 export const KVM_IOAPIC_NUM_PINS = 24;
 
+/** Each of the 24 redirection entries is 64 bits; `fields` names them as the 82093AA does. */
 export const KvmIoapicState = struct({
   base_address: u64,
   ioregsel: u32,
@@ -775,6 +776,7 @@ export const KVM_TDX_MEASURE_MEMORY_REGION = 1 << 0;
 
 export const KvmTdxInitMemRegion = struct({ source_addr: pointer(), gpa: u64, nr_pages: u64 });
 
+/** `chip_id` (KVM_IRQCHIP_…) says which member of `chip` counts. */
 export const KvmIrqchip = struct({
   chip_id: u32,
   pad: u32,
@@ -864,10 +866,14 @@ export const KVM_GET_NR_MMU_PAGES = io(KVMIO, 0x45, { on: "vm" });
 export const KVM_SET_TSS_ADDR = io(KVMIO, 0x47, { on: "vm" });
 export const KVM_SET_IDENTITY_MAP_ADDR = iow(KVMIO, 0x48, 8, { on: "vm" });
 export const KVM_GET_IRQCHIP = iowr(KVMIO, 0x62, KvmIrqchip, { on: "vm" });
+/** Encoded as a read, copies in. */
 export const KVM_SET_IRQCHIP = ior(KVMIO, 0x63, KvmIrqchip, { on: "vm", copy: "in" });
 export const KVM_CREATE_PIT = io(KVMIO, 0x64, { on: "vm" });
+/** Encoded both ways, only answers. */
 export const KVM_GET_PIT = iowr(KVMIO, 0x65, KvmPitState, { on: "vm", copy: "out" });
+/** Encoded as a read, copies in. */
 export const KVM_SET_PIT = ior(KVMIO, 0x66, KvmPitState, { on: "vm", copy: "in" });
+/** Encoded without a struct, points to one. */
 export const KVM_REINJECT_CONTROL = io(KVMIO, 0x71, { on: "vm", head: KvmReinjectControl, copy: "in" });
 export const KVM_CREATE_PIT2 = iow(KVMIO, 0x77, KvmPitConfig, { on: "vm" });
 export const KVM_SET_BOOT_CPU_ID = io(KVMIO, 0x78, { on: "vm" });
@@ -887,6 +893,7 @@ export const KVM_GET_REGS = ior(KVMIO, 0x81, KvmRegs, { on: "vcpu" });
 export const KVM_SET_REGS = iow(KVMIO, 0x82, KvmRegs, { on: "vcpu" });
 export const KVM_GET_SREGS = ior(KVMIO, 0x83, KvmSregs, { on: "vcpu" });
 export const KVM_SET_SREGS = iow(KVMIO, 0x84, KvmSregs, { on: "vcpu" });
+/** Reads the indices, fills in the data up to the first that fails; answers how many. */
 export const KVM_GET_MSRS = iowr(KVMIO, 0x88, KvmMsrs, {
   on: ["system", "vcpu"],
   copy: "in",
@@ -894,6 +901,7 @@ export const KVM_GET_MSRS = iowr(KVMIO, 0x88, KvmMsrs, {
   count: "nmsrs",
   tailCopy: "inout",
 });
+/** Answers how many were set before one failed. */
 export const KVM_SET_MSRS = iow(KVMIO, 0x89, KvmMsrs, { on: "vcpu", tail: KvmMsrEntry, count: "nmsrs" });
 export const KVM_SET_CPUID = iow(KVMIO, 0x8a, KvmCpuid, { on: "vcpu", tail: KvmCpuidEntry, count: "nent" });
 export const KVM_GET_FPU = ior(KVMIO, 0x8c, KvmFpu, { on: "vcpu" });
@@ -928,6 +936,7 @@ export const KVM_GET_XCRS = ior(KVMIO, 0xa6, KvmXcrs, { on: "vcpu" });
 export const KVM_SET_XCRS = iow(KVMIO, 0xa7, KvmXcrs, { on: "vcpu" });
 export const KVM_KVMCLOCK_CTRL = io(KVMIO, 0xad, { on: "vcpu" });
 export const KVM_SMI = io(KVMIO, 0xb7, { on: "vcpu" });
+/** For TDX the struct is kvm_tdx_cmd, on a vCPU too. */
 export const KVM_MEMORY_ENCRYPT_OP = iowr(KVMIO, 0xba, 8, { on: ["vm", "vcpu"], head: KvmSevCmd });
 export const KVM_MEMORY_ENCRYPT_REG_REGION = ior(KVMIO, 0xbb, KvmEncRegion, { on: "vm", copy: "in" });
 export const KVM_MEMORY_ENCRYPT_UNREG_REGION = ior(KVMIO, 0xbc, KvmEncRegion, { on: "vm", copy: "in" });

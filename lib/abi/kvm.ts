@@ -32,6 +32,7 @@ import {
 
 export const KVM_API_VERSION = 12;
 
+/** `userspace_addr` is an address that KVM remembers, nothing is copied through it; memory_size 0 deletes the slot. */
 export const KvmUserspaceMemoryRegion = struct({
   slot: u32,
   flags: u32,
@@ -56,6 +57,7 @@ export const KVM_MEM_LOG_DIRTY_PAGES = 1 << 0;
 export const KVM_MEM_READONLY = 1 << 1;
 export const KVM_MEM_GUEST_MEMFD = 1 << 2;
 
+/** `irq` is a GSI, packed with type and vCPU on arm64; KVM_IRQ_LINE_STATUS answers in `status`. */
 export const KvmIrqLevel = struct({ anonymous: anonymous(union({ irq: u32, status: s32 })), level: u32 });
 
 export const KVM_EXIT_HYPERV_SYNIC = 1;
@@ -240,6 +242,7 @@ export const KVM_IOEVENTFD_FLAG_DEASSIGN = 4;
 export const KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY = 8;
 export const KVM_IOEVENTFD_VALID_FLAG_MASK = 0x1f;
 
+/** `len` 0, 1, 2, 4 or 8; 0 matches any access to `addr`. */
 export const KvmIoeventfd = struct({
   datamatch: u64,
   addr: u64,
@@ -532,6 +535,7 @@ export const KVM_IRQ_ROUTING_S390_ADAPTER = 3;
 export const KVM_IRQ_ROUTING_HV_SINT = 4;
 export const KVM_IRQ_ROUTING_XEN_EVTCHN = 5;
 
+/** One way of a GSI to a chip; `type` (KVM_IRQ_ROUTING_…) says which member of `u` counts. */
 export const KvmIrqRoutingEntry = struct({
   gsi: u32,
   type: u32,
@@ -552,6 +556,7 @@ export const KvmIrqRouting = struct({ nr: u32, flags: u32, entries: flexible(Kvm
 export const KVM_IRQFD_FLAG_DEASSIGN = 1 << 0;
 export const KVM_IRQFD_FLAG_RESAMPLE = 1 << 1;
 
+/** `fd` raises `gsi`; with KVM_IRQFD_FLAG_RESAMPLE `resamplefd` is signalled when the guest acknowledges. */
 export const KvmIrqfd = struct({ fd: fdU32, gsi: u32, flags: u32, resamplefd: fdU32, pad: bytes(16) });
 
 export const KVM_REG_ARCH_MASK = 0xff00000000000000n;
@@ -583,6 +588,7 @@ export const KvmOneReg = struct({ id: u64, addr: pointer() });
 
 export const KVM_MSI_VALID_DEVID = 1 << 0;
 
+/** Address and data of a message, sent at once by KVM_SIGNAL_MSI. */
 export const KvmMsi = struct({
   address_lo: u32,
   address_hi: u32,
@@ -596,6 +602,7 @@ export const KVM_CREATE_DEVICE_TEST = 1;
 
 export const KvmCreateDevice = struct({ type: u32, fd: fdU32, flags: u32 });
 
+/** `addr` points to the value; how many bytes depends on the device, see device-attributes.ts. */
 export const KvmDeviceAttr = struct({ flags: u32, group: u32, attr: u64, addr: pointer() });
 
 export const KVM_DEV_VFIO_FILE = 1;
@@ -713,10 +720,13 @@ const attributeBytes = (head: Uint8Array, facts: Facts): number =>
   ) ?? 0;
 
 export const KVM_GET_API_VERSION = io(KVMIO, 0x00, { on: "system" });
+/** The argument is the type of VM; answers a descriptor. */
 export const KVM_CREATE_VM = io(KVMIO, 0x01, { on: "system", returns: "vm" });
+/** The argument is a KVM_CAP_… number; answers 0, or 1, or a quantity. */
 export const KVM_CHECK_EXTENSION = io(KVMIO, 0x03, { on: ["system", "vm"] });
 export const KVM_GET_VCPU_MMAP_SIZE = io(KVMIO, 0x04, { on: "system" });
 export const KVM_CREATE_VCPU = io(KVMIO, 0x41, { on: "vm", returns: "vcpu" });
+/** Encoded as a write, answers through the pointer: a bit a page. */
 export const KVM_GET_DIRTY_LOG = iow(KVMIO, 0x42, KvmDirtyLog, {
   on: "vm",
   behind: { dirty_bitmap: { copy: "out", bytes: dirtyLogBytes } },
@@ -736,6 +746,7 @@ export const KVM_SET_GSI_ROUTING = iow(KVMIO, 0x6a, KvmIrqRouting, {
 export const KVM_IRQFD = iow(KVMIO, 0x76, KvmIrqfd, { on: "vm" });
 export const KVM_IOEVENTFD = iow(KVMIO, 0x79, KvmIoeventfd, { on: "vm" });
 export const KVM_SIGNAL_MSI = iow(KVMIO, 0xa5, KvmMsi, { on: "vm" });
+/** The descriptor comes back in the struct. */
 export const KVM_CREATE_DEVICE = iowr(KVMIO, 0xe0, KvmCreateDevice, { on: "vm" });
 export const KVM_SET_DEVICE_ATTR = iow(KVMIO, 0xe1, KvmDeviceAttr, {
   on: ["device", "vm", "vcpu"],
@@ -748,9 +759,11 @@ export const KVM_GET_DEVICE_ATTR = iow(KVMIO, 0xe2, KvmDeviceAttr, {
 export const KVM_HAS_DEVICE_ATTR = iow(KVMIO, 0xe3, KvmDeviceAttr, {
   on: ["device", "vm", "vcpu", "system"],
 });
+/** Works on the mapped kvm_run; the argument has to be 0. */
 export const KVM_RUN = io(KVMIO, 0x80, { on: "vcpu" });
 export const KVM_TRANSLATE = iowr(KVMIO, 0x85, KvmTranslation, { on: "vcpu" });
 export const KVM_INTERRUPT = iow(KVMIO, 0x86, KvmInterrupt, { on: "vcpu" });
+/** A null argument takes the mask away. */
 export const KVM_SET_SIGNAL_MASK = iow(KVMIO, 0x8b, KvmSignalMask, { on: "vcpu", tail: 1, count: "len" });
 export const KVM_GET_MP_STATE = ior(KVMIO, 0x98, KvmMpState, { on: "vcpu" });
 export const KVM_SET_MP_STATE = iow(KVMIO, 0x99, KvmMpState, { on: "vcpu" });
@@ -766,12 +779,14 @@ export const KVM_SET_ONE_REG = iow(KVMIO, 0xac, KvmOneReg, {
   on: "vcpu",
   behind: { addr: { copy: "in", bytes: oneRegBytes } },
 });
+/** `n` too small: E2BIG, and `n` is what it should be. */
 export const KVM_GET_REG_LIST = iowr(KVMIO, 0xb0, KvmRegList, {
   on: "vcpu",
   tail: 8,
   count: "n",
   tailCopy: "out",
 });
+/** Encoded both ways, reads only. */
 export const KVM_CLEAR_DIRTY_LOG = iowr(KVMIO, 0xc0, KvmClearDirtyLog, {
   on: "vm",
   copy: "in",

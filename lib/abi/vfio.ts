@@ -518,18 +518,21 @@ export const VFIO_GROUP_GET_STATUS = io(VFIO_TYPE, VFIO_BASE + 3, {
   head: VfioGroupStatus,
   sized: "argsz",
 });
+/** Points to the descriptor of a container, or of an iommufd. */
 export const VFIO_GROUP_SET_CONTAINER = io(VFIO_TYPE, VFIO_BASE + 4, {
   on: "vfio-group",
   head: DescriptorArgument,
   copy: "in",
 });
 export const VFIO_GROUP_UNSET_CONTAINER = io(VFIO_TYPE, VFIO_BASE + 5, { on: "vfio-group" });
+/** Points to the name of a device, "0000:00:04.0". */
 export const VFIO_GROUP_GET_DEVICE_FD = io(VFIO_TYPE, VFIO_BASE + 6, {
   on: "vfio-group",
   copy: "in",
   string: true,
   returns: "vfio-device",
 });
+/** A chain of capabilities may follow the struct, from `cap_offset`; too little room: `argsz` says how much. */
 export const VFIO_DEVICE_GET_INFO = io(VFIO_TYPE, VFIO_BASE + 7, {
   on: "vfio-device",
   head: VfioDeviceInfo,
@@ -548,6 +551,7 @@ export const VFIO_DEVICE_GET_IRQ_INFO = io(VFIO_TYPE, VFIO_BASE + 9, {
   head: VfioIrqInfo,
   sized: "argsz",
 });
+/** `data` is nothing, a byte a vector, or an eventfd a vector (−1: none), by flag. */
 export const VFIO_DEVICE_SET_IRQS = io(VFIO_TYPE, VFIO_BASE + 10, {
   on: "vfio-device",
   head: VfioIrqSet,
@@ -563,6 +567,7 @@ export const VFIO_DEVICE_GET_PCI_HOT_RESET_INFO = io(VFIO_TYPE, VFIO_BASE + 12, 
   tail: 1,
   sized: "argsz",
 });
+/** `argsz` need only cover the struct; the descriptors follow by `count`. */
 export const VFIO_DEVICE_PCI_HOT_RESET = io(VFIO_TYPE, VFIO_BASE + 13, {
   on: "vfio-device",
   head: VfioPciHotReset,
