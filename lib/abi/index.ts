@@ -22,6 +22,7 @@ export * from "./kvm-x86.ts";
 export * from "./mman.ts";
 export * from "./msi.ts";
 export * from "./pci.ts";
+export * from "./places.ts";
 export * from "./poll.ts";
 export * from "./requests.ts";
 export * from "./struct.ts";
