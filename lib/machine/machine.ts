@@ -11,6 +11,7 @@ import type { KvmHost } from "../kvm/host.ts";
 import { KvmSystem } from "../kvm/system.ts";
 import { x86 } from "../kvm/x86/arch.ts";
 import { behaviourOf } from "./behaviours.ts";
+import { defaultProfile } from "./default-profile.ts";
 import type { ArchName, Profile } from "./profile.ts";
 
 export interface MachineOptions {
@@ -21,14 +22,14 @@ export interface MachineOptions {
   onDeadlock?: (report: string) => void;
 }
 
-const architectures: Partial<Record<ArchName, KvmArch>> = { x86_64: x86 };
+export const architectures: Partial<Record<ArchName, KvmArch>> = { x86_64: x86 };
 
 export class Machine {
   readonly profile: Profile;
   readonly kernel: Kernel;
   readonly kvm: KvmHost | undefined;
 
-  constructor(profile: Profile, options: MachineOptions = {}) {
+  constructor(profile: Profile = defaultProfile, options: MachineOptions = {}) {
     this.profile = profile;
     const behaviour = behaviourOf(profile.release);
     this.kernel = new Kernel({ ...options, behaviour });

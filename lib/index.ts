@@ -1,0 +1,19 @@
+/**
+ * fake-kvm: the slice of the Linux kernel that a virtual machine monitor talks to.
+ *
+ *     const process = new Machine().process();
+ *     const kvm = process.open("/dev/kvm", O_RDWR);
+ *     const vm = process.ioctl(kvm, KVM_CREATE_VM, 0);
+ */
+export * from "./abi/index.ts";
+export { PROT_READ, PROT_WRITE, SIGBUS, SIGSEGV } from "./kernel/address-space.ts";
+export { type CheckedSyscalls, checked, LinuxError } from "./kernel/checked.ts";
+export { Clock, type Timer } from "./kernel/clock.ts";
+export { Faults } from "./kernel/faults.ts";
+export { Kernel } from "./kernel/kernel.ts";
+export { Process } from "./kernel/process.ts";
+export type { EpollEvent, PollFd, Syscalls } from "./kernel/syscalls.ts";
+export { byHand, inOrder, type Policy, type Work, WorkQueue } from "./kernel/work-queue.ts";
+export { defaultProfile } from "./machine/default-profile.ts";
+export { Machine, type MachineOptions } from "./machine/machine.ts";
+export { type Profile, type ProfileHeader, profileFromHeader } from "./machine/profile.ts";

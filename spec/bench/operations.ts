@@ -1,0 +1,180 @@
+/** What is measured: each operation prepares its objects once and gives the call to repeat. */
+import {
+  KVM_CREATE_IRQCHIP,
+  KVM_CREATE_VCPU,
+  KVM_CREATE_VM,
+  KVM_GET_API_VERSION,
+  KVM_GET_LAPIC,
+  KVM_IRQ_LINE,
+  KVM_IRQ_ROUTING_MSI,
+  KVM_IRQFD,
+  KVM_IRQFD_FLAG_DEASSIGN,
+  KVM_SET_GSI_ROUTING,
+  KVM_SET_LAPIC,
+  KVM_SIGNAL_MSI,
+  KvmIrqfd,
+  KvmIrqLevel,
+  KvmIrqRoutingEntry,
+  KvmLapicState,
+  KvmMsi,
+} from "../../lib/abi/index.ts";
+import { store32 } from "../../lib/abi/struct.ts";
+import type { Syscalls } from "../../lib/kernel/syscalls.ts";
+
+export interface Benchmark {
+  readonly name: string;
+  /** nanoseconds of the real kernel called from C, measured once on the recorded 6.18 host */
+  readonly c?: number;
+  /** system calls in one run of the function, where one is not what is reported */
+  readonly calls?: number;
+  prepare(process: Syscalls): () => unknown;
+}
+
+const RDWR_CLOEXEC = 0x80002;
+const EFD_NONBLOCK = 0x800;
+/** where the LAPIC's enable bit is (SPIV, bit 8) */
+const SPIV = 0xf0;
+
+/** Answers a descriptor, or ends the benchmark where the kernel refuses. */
+function must(result: number): number {
+  if (result < 0) throw new Error(`refused: ${result}`);
+  return result;
+}
+
+/** A VM with an in-kernel irqchip and one vCPU whose LAPIC is enabled. */
+function vmWithLapic(process: Syscalls): { vm: number; vcpu: number } {
+  const kvm = must(process.open("/dev/kvm", RDWR_CLOEXEC));
+  const vm = must(process.ioctl(kvm, KVM_CREATE_VM, 0));
+  must(process.ioctl(vm, KVM_CREATE_IRQCHIP, 0));
+  const vcpu = must(process.ioctl(vm, KVM_CREATE_VCPU, 0));
+  const lapic = new Uint8Array(KvmLapicState.size);
+  must(process.ioctl(vcpu, KVM_GET_LAPIC, lapic));
+  store32(lapic, SPIV, 0x1ff);
+  must(process.ioctl(vcpu, KVM_SET_LAPIC, lapic));
+  return { vm, vcpu };
+}
+
+/** A routing table of `count` messages, as KVM_SET_GSI_ROUTING takes it. */
+function routes(count: number, firstGsi = 0): Uint8Array {
+  const table = new Uint8Array(8 + count * KvmIrqRoutingEntry.size);
+  store32(table, 0, count);
+  for (let i = 0; i < count; i++)
+    table.set(
+      KvmIrqRoutingEntry.encode({
+        gsi: firstGsi + i,
+        type: KVM_IRQ_ROUTING_MSI,
+        u: { msi: { address_lo: 0xfee00000, data: 0x40 + (i & 63) } },
+      }),
+      8 + i * KvmIrqRoutingEntry.size,
+    );
+  return table;
+}
+
+const routing = (count: number, c: number): Benchmark => ({
+  name: `KVM_SET_GSI_ROUTING, ${count} route${count === 1 ? "" : "s"}`,
+  c,
+  prepare(process) {
+    const { vm } = vmWithLapic(process);
+    const table = routes(count);
+    must(process.ioctl(vm, KVM_SET_GSI_ROUTING, table));
+    return () => process.ioctl(vm, KVM_SET_GSI_ROUTING, table);
+  },
+});
+
+const one = Uint8Array.of(1, 0, 0, 0, 0, 0, 0, 0);
+
+export const benchmarks: readonly Benchmark[] = [
+  {
+    name: "KVM_GET_API_VERSION",
+    c: 100,
+    prepare(process) {
+      const kvm = must(process.open("/dev/kvm", RDWR_CLOEXEC));
+      return () => process.ioctl(kvm, KVM_GET_API_VERSION, 0);
+    },
+  },
+  {
+    name: "eventfd write + read",
+    prepare(process) {
+      const fd = must(process.eventfd2(0, EFD_NONBLOCK));
+      const buffer = new Uint8Array(8);
+      return () => {
+        process.write(fd, one, 8);
+        return process.read(fd, buffer, 8);
+      };
+    },
+  },
+  {
+    name: "KVM_SIGNAL_MSI",
+    c: 170,
+    prepare(process) {
+      const { vm } = vmWithLapic(process);
+      const msi = KvmMsi.encode({ address_lo: 0xfee00000, data: 0x41 });
+      return () => process.ioctl(vm, KVM_SIGNAL_MSI, msi);
+    },
+  },
+  {
+    name: "eventfd write → irqfd → LAPIC IRR",
+    c: 207,
+    prepare(process) {
+      const { vm } = vmWithLapic(process);
+      must(process.ioctl(vm, KVM_SET_GSI_ROUTING, routes(1, 24)));
+      const fd = must(process.eventfd2(0, EFD_NONBLOCK));
+      must(process.ioctl(vm, KVM_IRQFD, KvmIrqfd.encode({ fd, gsi: 24 })));
+      return () => process.write(fd, one, 8);
+    },
+  },
+  {
+    name: "KVM_IRQ_LINE",
+    c: 170,
+    calls: 2,
+    prepare(process) {
+      const { vm } = vmWithLapic(process);
+      const up = KvmIrqLevel.encode({ irq: 5, level: 1 });
+      const down = KvmIrqLevel.encode({ irq: 5, level: 0 });
+      return () => {
+        process.ioctl(vm, KVM_IRQ_LINE, up);
+        return process.ioctl(vm, KVM_IRQ_LINE, down);
+      };
+    },
+  },
+  {
+    name: "KVM_GET_LAPIC",
+    c: 7100,
+    prepare(process) {
+      const { vcpu } = vmWithLapic(process);
+      const lapic = new Uint8Array(KvmLapicState.size);
+      return () => process.ioctl(vcpu, KVM_GET_LAPIC, lapic);
+    },
+  },
+  routing(1, 2_100),
+  routing(16, 3_000),
+  routing(256, 17_000),
+  routing(4096, 310_000),
+  {
+    name: "irqfd assign + deassign",
+    c: 58_000,
+    prepare(process) {
+      const { vm } = vmWithLapic(process);
+      const fd = must(process.eventfd2(0, EFD_NONBLOCK));
+      const assign = KvmIrqfd.encode({ fd, gsi: 5 });
+      const deassign = KvmIrqfd.encode({ fd, gsi: 5, flags: KVM_IRQFD_FLAG_DEASSIGN });
+      return () => {
+        process.ioctl(vm, KVM_IRQFD, assign);
+        return process.ioctl(vm, KVM_IRQFD, deassign);
+      };
+    },
+  },
+  {
+    name: "/dev/kvm, VM, irqchip, vCPU: open and close",
+    c: 16_600_000,
+    prepare: (process) => () => {
+      const kvm = must(process.open("/dev/kvm", RDWR_CLOEXEC));
+      const vm = must(process.ioctl(kvm, KVM_CREATE_VM, 0));
+      must(process.ioctl(vm, KVM_CREATE_IRQCHIP, 0));
+      const vcpu = must(process.ioctl(vm, KVM_CREATE_VCPU, 0));
+      process.close(vcpu);
+      process.close(vm);
+      return process.close(kvm);
+    },
+  },
+];
