@@ -41,7 +41,9 @@ export const ELOOP = 40;
 export const ENODATA = 61;
 export const EBADFD = 77;
 export const EOVERFLOW = 75;
+export const EMSGSIZE = 90;
 export const EOPNOTSUPP = 95;
+export const EADDRINUSE = 98;
 export const ENOBUFS = 105;
 export const ETIMEDOUT = 110;
 export const EALREADY = 114;
@@ -95,7 +97,9 @@ export const errnoNumbers = {
   ENODATA,
   EBADFD,
   EOVERFLOW,
+  EMSGSIZE,
   EOPNOTSUPP,
+  EADDRINUSE,
   ENOBUFS,
   ETIMEDOUT,
   EALREADY,

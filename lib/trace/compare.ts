@@ -5,9 +5,16 @@ import { errnoName, errnoNumbers } from "../abi/errno.ts";
 import type { VolatileRange } from "./format.ts";
 import { fieldAt, type Layout } from "./layout.ts";
 
+/** Other names of a number, which recorders use too. */
+const aliases: Record<string, string> = {
+  ENOTSUP: "EOPNOTSUPP",
+  EWOULDBLOCK: "EAGAIN",
+  EDEADLOCK: "EDEADLK",
+};
+
 /** The number that stands for an errno name of a trace; one that is not known here still compares unequal to all. */
 export const errnoOf = (name: string): number =>
-  (errnoNumbers as Record<string, number>)[name] ?? Number.POSITIVE_INFINITY;
+  (errnoNumbers as Record<string, number>)[aliases[name] ?? name] ?? Number.POSITIVE_INFINITY;
 
 /** How a result prints: `0`, `7`, `EINVAL`. */
 export const answer = (result: number): string => (result < 0 ? errnoName(-result) : String(result));
