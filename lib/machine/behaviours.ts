@@ -4,8 +4,9 @@
  */
 import type { KernelBehaviour } from "../kernel/kernel.ts";
 import type { KvmBehaviour } from "../kvm/host.ts";
+import type { VfioBehaviour } from "../vfio/host.ts";
 
-type Behaviour = KernelBehaviour & KvmBehaviour;
+type Behaviour = KernelBehaviour & KvmBehaviour & VfioBehaviour;
 
 interface Row {
   readonly behaviour: keyof Behaviour;
@@ -21,6 +22,12 @@ export const behaviourTable: readonly Row[] = [
     source: "fs/eventfd.c:eventfd_write; traces: x86_64-kvm-6.18/eventfds refuses 16 bytes",
   },
   {
+    behaviour: "epollIoctl",
+    since: "6.9",
+    source:
+      "fs/eventpoll.c:ep_eventpoll_ioctl (6.9); the live 6.18 answers EINVAL to unknown requests, 6.1 has none",
+  },
+  {
     behaviour: "irqfdExclusive",
     since: "6.17",
     source: "virt/kvm/eventfd.c:kvm_irqfd_assign (6.17); traces: x86_64-vfio-6.12 accepts, -7.2 EBUSY",
@@ -30,6 +37,22 @@ export const behaviourTable: readonly Row[] = [
     since: "6.11",
     source:
       "virt/kvm/kvm_main.c:kvm_vm_ioctl_create_vcpu; traces: arm64-kvm-6.1/vcpu-create cuts to 32 bits, -6.12 does not",
+  },
+  {
+    behaviour: "vfioContainerBadFd",
+    since: "6.2",
+    source:
+      "drivers/vfio/group.c:vfio_group_ioctl_set_container (6.12); traces: x86_64-vfio-6.1/A_lifecycle EINVAL, -6.12 EBADFD",
+  },
+  {
+    behaviour: "kvmVfioDeviceFiles",
+    since: "6.6",
+    source: "virt/kvm/vfio.c:kvm_vfio_file_add (6.12); traces: x86_64-vfio-6.1/H_kvmdev EINVAL, -6.12 0",
+  },
+  {
+    behaviour: "type1RangeOverflow",
+    since: "6.19",
+    source: "traces: x86_64-vfio-6.12/B_type1 EINVAL, -7.2 EOVERFLOW",
   },
 ];
 

@@ -10,9 +10,11 @@ import type { KvmArch } from "../kvm/arch.ts";
 import type { KvmHost } from "../kvm/host.ts";
 import { KvmSystem } from "../kvm/system.ts";
 import { x86 } from "../kvm/x86/arch.ts";
+import type { VfioHost } from "../vfio/host.ts";
 import { behaviourOf } from "./behaviours.ts";
 import { defaultProfile } from "./default-profile.ts";
 import type { ArchName, Profile } from "./profile.ts";
+import { createVfio } from "./vfio.ts";
 
 export interface MachineOptions {
   /** who runs deferred work, and when: before a call returns (the default), by hand, … */
@@ -28,6 +30,7 @@ export class Machine {
   readonly profile: Profile;
   readonly kernel: Kernel;
   readonly kvm: KvmHost | undefined;
+  readonly vfio: VfioHost | undefined;
 
   constructor(profile: Profile = defaultProfile, options: MachineOptions = {}) {
     this.profile = profile;
@@ -51,6 +54,7 @@ export class Machine {
       this.kvm = host;
       this.kernel.nodes.set("/dev/kvm", (_process, flags) => new KvmSystem(host, flags));
     }
+    this.vfio = createVfio(profile, this.kernel, behaviour);
   }
 
   /** A new process: descriptors from 3 on, empty memory. */

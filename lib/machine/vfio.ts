@@ -1,0 +1,65 @@
+/** VFIO on a machine: its host from the profile, its nodes under /dev. */
+import { ENOENT } from "../abi/errno.ts";
+import type { Kernel } from "../kernel/kernel.ts";
+import { ContainerFile } from "../vfio/container.ts";
+import { DeviceFile } from "../vfio/device-file.ts";
+import {
+  type IommuDescription,
+  type ModuleOptions,
+  type PciDescription,
+  type VfioBehaviour,
+  type VfioDeviceDescription,
+  VfioHost,
+} from "../vfio/host.ts";
+import { createPciVfioDevice } from "../vfio/pci-vfio-device.ts";
+import type { Profile } from "./profile.ts";
+
+/** Whether the profile's host has VFIO at all. */
+const hasVfio = ({ host, devices }: Profile): boolean =>
+  devices.length !== 0 || (Array.isArray(host.modules) && host.modules.includes("vfio"));
+
+/** VFIO as the profile describes it, with its nodes; undefined for a host without it. */
+export function createVfio(profile: Profile, kernel: Kernel, behaviour: VfioBehaviour): VfioHost | undefined {
+  if (!hasVfio(profile)) return undefined;
+  const host = new VfioHost({
+    kernel,
+    arch: profile.arch,
+    release: profile.release,
+    iommu: iommuOf(profile),
+    behaviour,
+    pci: profile.pci as readonly PciDescription[],
+    devices: profile.devices as readonly VfioDeviceDescription[],
+    modules: moduleOptions(profile),
+    createDevice: createPciVfioDevice,
+  });
+  kernel.nodes.set("/dev/vfio/vfio", (_process, flags) => new ContainerFile(host, flags));
+  kernel.nodes.set("/dev/vfio/", (_process, flags, path) =>
+    host.openGroup(path.slice("/dev/vfio/".length), flags),
+  );
+  kernel.nodes.set("/dev/vfio/devices/", (_process, flags, path) => {
+    const index = /\/vfio(\d+)$/.exec(path)?.[1];
+    const device = index === undefined ? undefined : host.deviceByIndex(Number(index));
+    return device === undefined ? -ENOENT : new DeviceFile(device, undefined, flags);
+  });
+  return host;
+}
+
+function iommuOf({ host }: Profile): IommuDescription {
+  return {
+    kind: (host.iommu ?? null) as IommuDescription["kind"],
+    interruptRemapping: host.intremap === true,
+    cpus: typeof host.cpus === "number" ? host.cpus : 1,
+  };
+}
+
+/** The options as sysfs shows them: "Y", "N", a number. */
+function moduleOptions({ host }: Profile): Partial<ModuleOptions> {
+  const shown = { ...asRecord(host.vfio_iommu_type1), ...asRecord(host.vfio_params) };
+  const options: Record<string, boolean | number> = {};
+  for (const [name, value] of Object.entries(shown))
+    options[name] = value === "Y" ? true : value === "N" ? false : Number(value);
+  return options;
+}
+
+const asRecord = (value: unknown): Record<string, unknown> =>
+  typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {};
