@@ -391,16 +391,16 @@ class Program {
     const { request: declared } = requestOf(this.#header, line);
     const recordedIn = fromHex(line.in!);
     const argument = recordedIn.slice();
-    const put: number[] = [];
-    for (const { at, map, offset } of line.pointers ?? []) {
-      store64(argument, at, (this.#map(map)?.address ?? 0) + offset);
-      put.push(at);
-    }
+    const put: { at: number; address: number }[] = [];
+    const point = (at: number, address: number): void => {
+      store64(argument, at, address);
+      put.push({ at, address });
+    };
+    for (const { at, map, offset } of line.pointers ?? []) point(at, (this.#map(map)?.address ?? 0) + offset);
     const buffers = (line.deref ?? []).map((deref) => {
       const bytes = fromHex(deref.in);
       const address = process.addressOf(bytes);
-      store64(argument, deref.at, address);
-      put.push(deref.at);
+      point(deref.at, address);
       return { ...deref, bytes, address };
     });
     const translated: { at: number; recorded: number; ours: number }[] = [];
@@ -413,18 +413,20 @@ class Program {
         store32(argument, at, ours);
         translated.push({ at, recorded, ours });
       }
-      // the recorder of such a program blanked pointers to memory that it did not follow: any memory stands for it
+      // pointers that the recorder of such a program did not follow, blanked or not: any memory stands for them
+      const followed = new Set(put.map(({ at }) => at));
       for (const at of pointersIn(declared, argument)) {
-        if (loadNumber64(argument, at) !== 0) continue;
+        if (followed.has(at)) continue;
         if (scratch < 0) scratch = process.mmap(0, SCRATCH, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        store64(argument, at, scratch);
-        put.push(at);
+        point(at, scratch);
       }
     }
 
     const result = process.ioctl(fd, request, argument);
 
-    for (const at of put) store64(argument, at, 0);
+    // an address of ours means nothing in the trace; one that the kernel changed stays, and differs
+    for (const { at, address } of put)
+      if (loadNumber64(argument, at) === address) argument.set(recordedIn.subarray(at, at + 8), at);
     for (const { at, recorded, ours } of translated)
       if (load32(argument, at) === ours) store32(argument, at, recorded);
     for (const { address, bytes } of buffers) process.munmap(address, bytes.length);

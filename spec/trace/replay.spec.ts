@@ -25,9 +25,11 @@ const header: TraceHeader = {
 const ADD = "0x7001"; // {a, b} → b += a; answers b
 const DEREF = "0x7002"; // {pointer} → increments the u32 there
 const THROW = "0x7003";
+const SCRIBBLE = "0x7004"; // {pointer} → writes over the pointer itself
 const KVM_CREATE_VM = "0xae01";
 const KVM_CREATE_VCPU = "0xae41";
 const KVM_CREATE_DEVICE = "0xc00caee0";
+const KVM_GET_DIRTY_LOG = "0x4010ae42";
 const KVM_IRQFD = "0x4020ae76";
 
 /** A device node with a few requests, so that every way of travelling is there. */
@@ -48,6 +50,14 @@ class TestFile extends File {
         if (!behind.writable(4)) return -14;
         store32(behind.bytes, behind.at, load32(behind.bytes, behind.at) + 1);
         return 0;
+      }
+      case Number(SCRIBBLE):
+        if (!user.writable(8)) return -14;
+        store32(user.bytes, user.at, 5);
+        return 0;
+      case Number(KVM_GET_DIRTY_LOG): {
+        if (!user.readable(16)) return -14;
+        return user.pointer(loadNumber64(user.bytes, user.at + 8)).writable(8) ? 0 : -14;
       }
       case Number(THROW):
       case Number(KVM_CREATE_VCPU):
@@ -524,6 +534,17 @@ describe("partial descriptors", () => {
     const poll: Call = { call: "poll", fds: [{ fd: 11, events: 1, revents: 0 }], timeout: 0, ret: 0 };
     expect(differences([eventfd(11), write, eventfd(11), poll], partial)).toEqual([]);
   });
+  test("pointers that were not followed lead to some memory, whether the recorder blanked them or not", () => {
+    const dirtyLog = (pointer: string): Call => ({
+      call: "ioctl",
+      fd: 20,
+      request: KVM_GET_DIRTY_LOG,
+      in: `0000000000000000${pointer}`,
+      ret: 0,
+    });
+    const calls = [{ ...open, ret: 20 } as Call, dirtyLog("0000000000000000"), dirtyLog("883d9203ff7f0000")];
+    expect(differences(calls, partial)).toEqual([]);
+  });
   test("a missing one is missing under its name", () => {
     expect(
       differences(
@@ -550,6 +571,20 @@ test("calls of a forked child: the recorder's pipe takes two descriptors, the pa
   expect(
     differences([open, create(6), { call: "note", text: "" }, create(7), eventfd(4), create(7)]),
   ).toEqual([]);
+});
+
+test("a kernel that writes over a pointer field is told", () => {
+  const scribble: Call = {
+    call: "ioctl",
+    fd: 3,
+    request: SCRIBBLE,
+    in: "0000000000000000",
+    pointers: [{ at: 0, map: "m1", offset: 0 }],
+    ret: 0,
+  };
+  const told = differences([open, anonymous, scribble]);
+  expect(told).toHaveLength(1);
+  expect(told[0]).toMatch(/^call 3 0x7004: out: at 0 is 05/);
 });
 
 test("firstDescriptor is the first number", () => {
