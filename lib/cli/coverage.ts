@@ -9,7 +9,6 @@
  *
  * Missing: the requests of device files, whose dispatch is no table yet; they show as not yet.
  */
-import Table from "cli-table3";
 import { type FileKind, isRequest, type Request } from "../abi/ioctl.ts";
 import * as legacy from "../abi/kvm-legacy.ts";
 import * as s390 from "../abi/kvm-s390.ts";
@@ -19,6 +18,7 @@ import { vcpuIoctls } from "../kvm/vcpu.ts";
 import { vmIoctls } from "../kvm/vm-ioctls.ts";
 import { architectures as machines } from "../machine/machine.ts";
 import type { Output } from "./output.ts";
+import { type Column, drawTable } from "./table.ts";
 
 export type State = "implemented" | "answered as absent" | "not yet";
 
@@ -87,20 +87,21 @@ export function coverageCommand(options: { json?: boolean }, output: Output): nu
     output.print(JSON.stringify(rows, null, 1));
     return 0;
   }
-  const { colors } = output;
-  const table = new Table({
-    head: ["request", "file", ...architectures, "why"].map((heading) => colors.bold(heading)),
-    style: { head: [], border: [] },
-    chars: { mid: "", "left-mid": "", "mid-mid": "", "right-mid": "" },
-  });
-  for (const row of rows) {
-    const cells = architectures.map((arch) => {
-      const state = row.states[arch];
-      return state === "implemented" ? colors.green(marks[state]) : colors.dim(marks[state]);
-    });
-    table.push([row.name, row.on, ...cells, row.reason ?? ""]);
-  }
-  output.print(table.toString());
+  const { dim, green } = output.colors;
+  const paint = (cell: string): string => (cell === marks.implemented ? green(cell) : dim(cell));
+  const columns: Column[] = [
+    { heading: "request", narrowest: 14 },
+    { heading: "file" },
+    ...architectures.map((arch) => ({ heading: arch, paint })),
+    { heading: "why", narrowest: 3 },
+  ];
+  const cells = rows.map((row) => [
+    row.name,
+    row.on,
+    ...architectures.map((arch) => marks[row.states[arch]]),
+    row.reason ?? "",
+  ]);
+  output.print(drawTable(columns, cells, [columns.length - 1, 0], output));
   for (const arch of architectures) {
     const states = rows.map((row) => row.states[arch]);
     const count = (state: State): number => states.filter((other) => other === state).length;

@@ -1,10 +1,10 @@
 /** `fake-kvm replay`: makes the calls of recorded traces on the fake kernel and tells what differs. */
 import cliProgress from "cli-progress";
-import Table from "cli-table3";
 import { readTrace } from "../trace/format.ts";
 import { describe, type KernelFactory, type ReplayResult, replay } from "../trace/replay.ts";
 import { traceFiles } from "./files.ts";
-import { fit, type Output } from "./output.ts";
+import type { Output } from "./output.ts";
+import { type Column, drawTable } from "./table.ts";
 
 export interface ReplayCommandOptions {
   /** one JSON document instead of a table */
@@ -65,13 +65,21 @@ function sum(results: readonly ReplayResult[]): Pick<ReplayResult, "calls" | "id
   return total;
 }
 
-const headings = ["trace", "kernel", "calls", "identical", "different", "first difference"];
-/** left and right padding, and the line between two columns */
-const COLUMN_EXTRA = 3;
-const NARROWEST_TEXT = 20;
+/** The columns of the table by number: which one gives way first where the terminal is narrow. */
+const FIRST_DIFFERENCE = 5;
+const KERNEL = 1;
+const TRACE = 0;
 
 function table(results: readonly ReplayResult[], output: Output): string {
-  const { colors } = output;
+  const { dim, green, red } = output.colors;
+  const columns: Column[] = [
+    { heading: "trace", narrowest: 14 },
+    { heading: "kernel", narrowest: 6, paint: (cell) => dim(cell) },
+    { heading: "calls", align: "right" },
+    { heading: "identical", align: "right", paint: (cell, row) => (row[4] === "0" ? green(cell) : cell) },
+    { heading: "different", align: "right", paint: (cell) => (cell === "0" ? cell : red(cell)) },
+    { heading: "first difference", narrowest: 18 },
+  ];
   const rows = results.map((result) => [
     result.name,
     result.kernel,
@@ -80,33 +88,8 @@ function table(results: readonly ReplayResult[], output: Output): string {
     String(result.different),
     result.differences.length === 0 ? "" : describe(result.differences[0]),
   ]);
-  const widest = headings.map((heading, column) =>
-    Math.max(heading.length, ...rows.map((row) => row[column].length)),
-  );
-  const fixed = widest.slice(0, -1).reduce((width, column) => width + column + COLUMN_EXTRA, 1);
-  const room = Math.max(NARROWEST_TEXT, output.width - fixed - COLUMN_EXTRA);
-  const made = new Table({
-    head: headings.map((heading) => colors.bold(heading)),
-    colAligns: ["left", "left", "right", "right", "right", "left"],
-    style: { head: [], border: [] },
-    chars: compact,
-  });
-  for (const row of rows) {
-    const same = row[4] === "0";
-    made.push([
-      row[0],
-      colors.dim(row[1]),
-      row[2],
-      same ? colors.green(row[3]) : row[3],
-      same ? row[4] : colors.red(row[4]),
-      fit(row[5], room),
-    ]);
-  }
-  return made.toString();
+  return drawTable(columns, rows, [FIRST_DIFFERENCE, KERNEL, TRACE], output);
 }
-
-/** No lines between rows: a row a trace. */
-const compact = { mid: "", "left-mid": "", "mid-mid": "", "right-mid": "" };
 
 function printDifferences(result: ReplayResult, output: Output): void {
   if (result.different === 0) return;

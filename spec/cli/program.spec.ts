@@ -1,6 +1,6 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import picocolors from "picocolors";
 import { afterAll, describe, expect, test } from "vitest";
 import { architectures, requestsOf } from "../../lib/abi/requests.ts";
@@ -92,12 +92,22 @@ describe("replay", () => {
     expect(document.results.map((result: { name: string }) => result.name)).toEqual(["deep/other", "same"]);
   });
 
-  test("the table fits the terminal", () => {
-    const { out } = fakeKvm(["replay", other], 80);
-    const table = out.split("\n").slice(0, -1);
-    expect(Math.max(...table.map((row) => row.length))).toBeLessThanOrEqual(80);
-    expect(out).toContain("…");
+  const long = join(folder, "long", "x86_64-vfio-6.12-and-then-some", "E3_sequences-intel-noir+unsafe.jsonl");
+  mkdirSync(dirname(long), { recursive: true });
+  writeTrace(long, { header: { ...header, kernel: "6.12.107+deb13-powerpc64le" }, lines: [eventfd(1, 9)] });
+  test.each([80, 100, 135, 200])("the table fits a terminal of %i columns", (width) => {
+    const { out } = fakeKvm(["replay", join(folder, "long")], width);
+    const widest = Math.max(...out.split("\n").map((row) => row.length));
+    expect(widest).toBeLessThanOrEqual(width);
   });
+});
+
+test.each([80, 100])("the coverage table fits a terminal of %i columns", (width) => {
+  const rows = fakeKvm(["coverage"], width)
+    .out.split("\n")
+    .filter((row) => /^[│┌└]/.test(row));
+  expect(rows.length).toBe(coverage().length + 3);
+  expect(Math.max(...rows.map((row) => row.length))).toBeLessThanOrEqual(width);
 });
 
 describe("what cannot be done: exit code 2 and one message", () => {
