@@ -69,6 +69,8 @@ export class Process implements Syscalls {
   mm: AddressSpace;
   /** soft limits by resource number */
   readonly limits = new Map<number, number>();
+  /** capabilities that the process gave up ("CAP_IPC_LOCK"): it starts as root */
+  readonly dropped = new Set<string>();
   readonly #argument = new Argument();
 
   constructor(kernel: Kernel, options: ProcessOptions = {}) {
@@ -350,6 +352,7 @@ export class Process implements Syscalls {
     child.fds = this.fds.fork();
     child.mm = this.mm.fork();
     for (const [resource, limit] of this.limits) child.limits.set(resource, limit);
+    for (const capability of this.dropped) child.dropped.add(capability);
     return child;
   }
 

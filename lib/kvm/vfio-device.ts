@@ -19,11 +19,12 @@ import type { Vm } from "./vm.ts";
 
 /** A file that VFIO knows as one of its own: it is told which VM uses it. */
 export interface VfioFile extends File {
-  readonly isVfio: true;
+  /** whether the VFIO pseudo device of this release takes it */
+  readonly isVfio: boolean;
   setVm(vm: Vm | undefined): void;
 }
 
-const isVfio = (file: File): file is VfioFile => "isVfio" in file;
+const isVfio = (file: File): file is VfioFile => "isVfio" in file && file.isVfio === true;
 
 function letGo(file: File): void {
   if (isVfio(file)) file.setVm(undefined);

@@ -51,8 +51,37 @@ export const behaviourTable: readonly Row[] = [
   },
   {
     behaviour: "type1RangeOverflow",
-    since: "6.19",
-    source: "traces: x86_64-vfio-6.12/B_type1 EINVAL, -7.2 EOVERFLOW",
+    since: "6.18",
+    source:
+      "drivers/vfio/vfio_iommu_type1.c:vfio_dma_do_map (6.18); traces: x86_64-vfio-6.12/B_type1 EINVAL, -7.2 EOVERFLOW",
+  },
+  {
+    behaviour: "type1NestingGone",
+    since: "6.13",
+    source:
+      "drivers/vfio/vfio_iommu_type1.c:vfio_iommu_type1_check_extension; traces: x86_64-vfio-6.12/J_noremap 1, -7.2 0",
+  },
+  {
+    behaviour: "vfioCapabilitiesAligned",
+    since: "6.6",
+    source:
+      "drivers/vfio/vfio_main.c:vfio_info_cap_add (6.12); traces: x86_64-vfio-6.1/B_type1 needs 116 bytes, -6.12 120",
+  },
+  {
+    behaviour: "amdPageSizesCut",
+    since: "6.8",
+    source: "traces: x86_64-vfio-6.1/B_type1-amd and -6.12/B_type1-amd",
+  },
+  {
+    behaviour: "longtermUnshares",
+    since: "6.2",
+    source: "mm/gup.c:gup_must_unshare; traces: x86_64-vfio-6.1/B_memlock call 25 is 0, -6.12 ENOMEM",
+  },
+  {
+    behaviour: "vfioLeavingHidden",
+    since: "6.6",
+    source:
+      "drivers/vfio/vfio_main.c:vfio_unregister_group_dev; traces: x86_64-vfio-6.1/A_viable call 88 is a descriptor, -6.12 ENODEV",
   },
 ];
 

@@ -2,6 +2,7 @@
  * A host, put together from a profile: the kernel, its device nodes, and processes on it. This is what a test or a
  * VMM injects where the real kernel would be.
  */
+import { ENOENT } from "../abi/errno.ts";
 import type { Clock } from "../kernel/clock.ts";
 import { Kernel } from "../kernel/kernel.ts";
 import { Process, type ProcessOptions } from "../kernel/process.ts";
@@ -14,6 +15,7 @@ import type { VfioHost } from "../vfio/host.ts";
 import { behaviourOf } from "./behaviours.ts";
 import { defaultProfile } from "./default-profile.ts";
 import type { ArchName, Profile } from "./profile.ts";
+import { writeSysfs } from "./sysfs.ts";
 import { createVfio } from "./vfio.ts";
 
 export interface MachineOptions {
@@ -55,6 +57,16 @@ export class Machine {
       this.kernel.nodes.set("/dev/kvm", (_process, flags) => new KvmSystem(host, flags));
     }
     this.vfio = createVfio(profile, this.kernel, behaviour);
+  }
+
+  /** A write to a file of sysfs, from outside the programs: ≥ 0, or −errno. */
+  sysfs(path: string, value: string): number {
+    return this.vfio === undefined ? -ENOENT : writeSysfs(this.vfio, path, value);
+  }
+
+  /** A process gives a capability up: `CAP_IPC_LOCK`, and RLIMIT_MEMLOCK counts for it. */
+  dropCapability(process: Process, name: string): void {
+    process.dropped.add(name);
   }
 
   /** A new process: descriptors from 3 on, empty memory. */

@@ -48,6 +48,7 @@ function iommuOf({ host }: Profile): IommuDescription {
   return {
     kind: (host.iommu ?? null) as IommuDescription["kind"],
     interruptRemapping: host.intremap === true,
+    cacheCoherent: host.iommu === "amd",
     cpus: typeof host.cpus === "number" ? host.cpus : 1,
   };
 }

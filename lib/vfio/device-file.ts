@@ -17,12 +17,19 @@ export class DeviceFile extends File {
   readonly groupFile: GroupFile | undefined;
   /** whether the device is open on this file */
   granted = false;
+  /** the VM that uses it, by the KVM pseudo device */
+  vm: object | undefined;
   override readonly stream = false;
 
   constructor(device: VfioDevice, groupFile: GroupFile | undefined, flags = O_RDWR) {
     super(device.host.kernel, flags);
     this.device = device;
     this.groupFile = groupFile;
+  }
+
+  /** the KVM pseudo device takes device files since 6.6 */
+  get isVfio(): boolean {
+    return this.device.host.behaviour.kvmVfioDeviceFiles;
   }
 
   /** A file on an open device, or why it does not open. */
@@ -75,6 +82,11 @@ export class DeviceFile extends File {
 
   override mmap(offset: number, length: number, prot: number, shared: boolean): Backing | number {
     return this.granted ? this.device.mmap(offset, length, prot, shared) : -EINVAL;
+  }
+
+  /** The KVM pseudo device tells which VM uses it, or none any more. */
+  setVm(vm: object | undefined): void {
+    this.vm = vm;
   }
 
   override release(): void {

@@ -65,6 +65,10 @@ export class VfioGroup {
 
 export class GroupFile extends File {
   readonly group: VfioGroup;
+  /** the KVM pseudo device takes it */
+  readonly isVfio = true;
+  /** the VM that uses it, by the KVM pseudo device */
+  vm: object | undefined;
 
   constructor(group: VfioGroup, flags: number) {
     super(group.host.kernel, flags);
@@ -132,7 +136,7 @@ export class GroupFile extends File {
     for (const device of group.devices) {
       const match = device.match(name);
       if (match < 0) return match;
-      if (match > 0) return device.leaving ? -ENODEV : this.#openDevice(device, process);
+      if (match > 0) return hidden(device) ? -ENODEV : this.#openDevice(device, process);
     }
     return -ENODEV;
   }
@@ -145,12 +149,20 @@ export class GroupFile extends File {
     return typeof opened === "number" ? opened : process.install(opened, true);
   }
 
+  /** The KVM pseudo device tells which VM uses it, or none any more. */
+  setVm(vm: object | undefined): void {
+    this.vm = vm;
+  }
+
   override release(): void {
     const { group } = this;
     group.container?.detach(group);
     group.openedFile = undefined;
   }
 }
+
+const hidden = ({ leaving, openCount, host }: VfioDevice): boolean =>
+  leaving && (host.behaviour.vfioLeavingHidden || openCount === 0);
 
 /** A string of less than a page: EFAULT where it ends in nowhere, EINVAL where it is longer. */
 function readName(user: Argument): string | number {

@@ -21,6 +21,16 @@ export interface VfioBehaviour {
   readonly kvmVfioDeviceFiles: boolean;
   /** a range that wraps around is EOVERFLOW to MAP_DMA and UNMAP_DMA; before, EINVAL */
   readonly type1RangeOverflow: boolean;
+  /** the type 1 driver's nested translation is no extension any more */
+  readonly type1NestingGone: boolean;
+  /** capabilities of an info struct begin at multiples of eight bytes; before, each right behind the last */
+  readonly vfioCapabilitiesAligned: boolean;
+  /** AMD's driver lists the page sizes of 52 address bits; before, every size of 64 bits */
+  readonly amdPageSizesCut: boolean;
+  /** pinning private memory for reading makes the page the process's own first; before, the zero page was used */
+  readonly longtermUnshares: boolean;
+  /** a device whose driver is leaving is not found by name any more; before, it was while somebody had it open */
+  readonly vfioLeavingHidden: boolean;
 }
 
 /** A PCI function as a profile lists it. */
@@ -49,6 +59,8 @@ export interface IommuDescription {
   readonly kind: "intel" | "amd" | "smmuv3" | "spapr" | null;
   /** interrupts of devices are remapped: a device cannot raise another's */
   readonly interruptRemapping: boolean;
+  /** accesses that bypass the caches can be forbidden (KVM need not emulate WBINVD) */
+  readonly cacheCoherent?: boolean;
   readonly cpus: number;
 }
 

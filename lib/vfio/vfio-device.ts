@@ -4,6 +4,7 @@
  *
  * The seam: group.ts, device-file.ts and iommufd.ts call the abstract methods; a subclass never looks at containers.
  */
+import { EINVAL } from "../abi/errno.ts";
 import type { Backing } from "../kernel/address-space.ts";
 import type { Argument } from "../kernel/argument.ts";
 import type { Process } from "../kernel/process.ts";
@@ -34,11 +35,15 @@ export abstract class VfioDevice {
   }
 
   /**
-   * Whether the name that a program asked for means this device: 1 for yes, 0 for no, −errno for yes with options that
-   * are refused (a VF token).
+   * Whether the name that a program asked for means this device: 1 for yes, 0 for no, EINVAL for yes with options: the
+   * only one there is, a VF token, is for virtual functions and their owners
+   * (drivers/vfio/pci/vfio_pci_core.c:vfio_pci_core_match, 6.1). Spaces after the name are no option.
    */
   match(name: string): number {
-    return name === this.name ? 1 : 0;
+    if (!name.startsWith(this.name)) return 0;
+    const options = name.slice(this.name.length);
+    if (options !== "" && !options.startsWith(" ")) return 0;
+    return options.trim() === "" ? 1 : -EINVAL;
   }
 
   /** The first file: the device is enabled and reset. 0 or −errno. */

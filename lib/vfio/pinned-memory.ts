@@ -1,0 +1,54 @@
+/**
+ * Memory pinned for a device: whether every page can be pinned, and the account of RLIMIT_MEMLOCK that they are charged
+ * to (drivers/vfio/vfio_iommu_type1.c:vfio_pin_pages_remote, vfio_lock_acct, 6.1). Every mapping of a page counts again.
+ * A process with CAP_IPC_LOCK is charged and not limited. Device memory is not counted.
+ *
+ * Before 6.2 a page of private memory that was never written is the shared zero page to a device that only reads: not
+ * counted. Later it is made a page of its own first.
+ */
+import { EFAULT, ENOMEM } from "../abi/errno.ts";
+import { type AddressSpace, PAGE_SIZE, PROT_READ, PROT_WRITE } from "../kernel/address-space.ts";
+import { type Process, RLIMIT_MEMLOCK } from "../kernel/process.ts";
+
+/** Pages charged to each address space. */
+const lockedPages = new WeakMap<AddressSpace, number>();
+
+export const lockedBy = (mm: AddressSpace): number => lockedPages.get(mm) ?? 0;
+
+/** Charges pages (a negative number gives them back). */
+export function charge(mm: AddressSpace, pages: number): void {
+  if (pages !== 0) lockedPages.set(mm, lockedBy(mm) + pages);
+}
+
+/** How many pages the process may have charged: RLIMIT_MEMLOCK. */
+export function limitOf(process: Process): number {
+  if (!process.dropped.has("CAP_IPC_LOCK")) return Number.POSITIVE_INFINITY;
+  return Math.floor((process.limits.get(RLIMIT_MEMLOCK) ?? DEFAULT_LIMIT) / PAGE_SIZE);
+}
+
+/** 8 MiB (include/uapi/linux/resource.h:MLOCK_LIMIT, 6.1) */
+const DEFAULT_LIMIT = 8 << 20;
+
+/** Pins a page-aligned range of the process: pages to charge, −EFAULT, or −ENOMEM over its limit. */
+export function pin(
+  process: Process,
+  address: number,
+  size: number,
+  write: boolean,
+  zeroPageCounts: boolean,
+): number {
+  const { mm } = process;
+  const room = limitOf(process) - lockedBy(mm);
+  let counted = 0;
+  for (let done = 0; done < size; ) {
+    const mapping = mm.find(address + done);
+    if (mapping === undefined || (mapping.prot & (write ? PROT_WRITE : PROT_READ)) === 0) return -EFAULT;
+    const end = Math.min(address + size, Math.ceil(mapping.end / PAGE_SIZE) * PAGE_SIZE);
+    const pages = (end - address - done) / PAGE_SIZE;
+    const zeroPage = !zeroPageCounts && !write && !mapping.shared && !mapping.touched;
+    if (mapping.device === undefined && !zeroPage) counted += pages;
+    if (counted > room) return -ENOMEM;
+    done += pages * PAGE_SIZE;
+  }
+  return counted;
+}
