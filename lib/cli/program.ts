@@ -4,6 +4,7 @@
  */
 import { Command, CommanderError } from "commander";
 import { TraceError } from "../trace/format.ts";
+import { conformanceCommand } from "./conformance.ts";
 import { coverageCommand } from "./coverage.ts";
 import { explainCommand } from "./explain.ts";
 import { type Output, UsageError } from "./output.ts";
@@ -27,8 +28,17 @@ export function run(args: readonly string[], output: Output): number {
     .argument("<file|folder...>", "traces (*.jsonl, *.jsonl.gz), folders are searched")
     .option("--json", "print one JSON document")
     .option("--verbose", "print every difference, not only the first of each trace")
-    .action((paths: string[], options: { json?: boolean; verbose?: boolean }) => {
+    .option("--report", "exit with 0 even if something differs")
+    .action((paths: string[], options: { json?: boolean; verbose?: boolean; report?: boolean }) => {
       code = replayCommand(paths, options, output);
+    });
+  program
+    .command("conformance")
+    .description("print how many answers are identical, by kernel, as a table in Markdown")
+    .argument("<folder>", "a folder with a folder of traces for each kernel")
+    .option("--write <file>", "put the table between the markers of this file instead")
+    .action((folder: string, options: { write?: string }) => {
+      code = conformanceCommand(folder, options, output);
     });
   program
     .command("explain")
