@@ -8,7 +8,7 @@
  *
  * Missing: MAP_GROWSDOWN, huge pages, mremap, swap. mprotect exists for the access rules only.
  */
-import { EFAULT, EINVAL, ENOMEM } from "../abi/errno.ts";
+import { EINVAL, ENOMEM } from "../abi/errno.ts";
 
 export const PAGE_SIZE = 4096;
 /** The end of user space on x86-64 with four levels of page tables (arch/x86/include/asm/page_64_types.h, 6.1). */
@@ -35,6 +35,16 @@ export const SIGSEGV = "SIGSEGV";
 /** What a file's mmap gives: plain bytes, or device memory. */
 export type Backing = { readonly bytes: Uint8Array } | { readonly device: DeviceMemory };
 
+/** What a mapping holds on to: let go once the last piece of it is unmapped, in every process that inherited one. */
+class Hold {
+  pieces = 0;
+  readonly release: () => void;
+
+  constructor(release: () => void) {
+    this.release = release;
+  }
+}
+
 export class Mapping {
   readonly start: number;
   /** exclusive */
@@ -42,8 +52,7 @@ export class Mapping {
   prot: number;
   readonly shared: boolean;
   readonly device: DeviceMemory | undefined;
-  /** called when the mapping goes away: the file behind it loses a reference */
-  readonly released: (() => void) | undefined;
+  readonly hold: Hold | undefined;
   #bytes: Uint8Array | undefined;
 
   constructor(
@@ -52,7 +61,7 @@ export class Mapping {
     prot: number,
     shared: boolean,
     backing: Backing | undefined,
-    released?: () => void,
+    hold?: Hold,
   ) {
     this.start = start;
     this.end = end;
@@ -60,13 +69,19 @@ export class Mapping {
     this.shared = shared;
     this.device = backing !== undefined && "device" in backing ? backing.device : undefined;
     this.#bytes = backing !== undefined && "bytes" in backing ? backing.bytes : undefined;
-    this.released = released;
+    this.hold = hold;
+    if (hold !== undefined) hold.pieces++;
   }
 
   /** The bytes of the mapping, made at the first access. */
   get bytes(): Uint8Array {
     this.#bytes ??= new Uint8Array(this.end - this.start);
     return this.#bytes;
+  }
+
+  /** This piece is no longer mapped. */
+  drop(): void {
+    if (this.hold !== undefined && --this.hold.pieces === 0) this.hold.release();
   }
 
   /** Whether the bytes were ever accessed. */
@@ -148,6 +163,19 @@ export class AddressSpace {
     return true;
   }
 
+  /** Whether a range can be mapped at all: 0, or −ENOMEM for one that is too large or too high, −EINVAL. */
+  mayMap(address: number, length: number, fixed: boolean): number {
+    const size = Math.ceil(length / PAGE_SIZE) * PAGE_SIZE;
+    if (size > TASK_SIZE || (fixed && address + size > TASK_SIZE)) return -ENOMEM;
+    if (fixed) return address % PAGE_SIZE !== 0 ? -EINVAL : 0;
+    return Math.min(this.#gap(size), 0);
+  }
+
+  /** Whether a part of the range is mapped. */
+  overlaps(address: number, length: number): boolean {
+    return !this.#isFree(address, Math.ceil(length / PAGE_SIZE) * PAGE_SIZE);
+  }
+
   /**
    * Adds a mapping: at `address` exactly if `fixed` (whatever was there goes away), else at a free place, near the
    * hint if there is room. Answers the address, or −ENOMEM, −EINVAL.
@@ -161,12 +189,11 @@ export class AddressSpace {
     backing?: Backing,
     released?: () => void,
   ): number {
+    const place = this.mayMap(address, length, fixed);
+    if (place < 0 || length <= 0) return place < 0 ? place : -ENOMEM;
     const size = Math.ceil(length / PAGE_SIZE) * PAGE_SIZE;
-    if (!(size > 0 && size <= TASK_SIZE)) return -ENOMEM;
     let start: number;
     if (fixed) {
-      if (address % PAGE_SIZE !== 0) return -EINVAL;
-      if (address + size > TASK_SIZE) return -ENOMEM;
       this.unmap(address, size);
       start = address;
     } else {
@@ -175,7 +202,8 @@ export class AddressSpace {
         hint >= MMAP_MIN && hint + size <= TASK_SIZE && this.#isFree(hint, size) ? hint : this.#gap(size);
       if (start < 0) return -ENOMEM;
     }
-    return this.#insert(new Mapping(start, start + size, prot, shared, backing, released));
+    const hold = released === undefined ? undefined : new Hold(released);
+    return this.#insert(new Mapping(start, start + size, prot, shared, backing, hold));
   }
 
   /**
@@ -209,11 +237,11 @@ export class AddressSpace {
       else {
         if (mapping.start < address) kept.push(part(mapping, mapping.start, address));
         if (mapping.end > end) kept.push(part(mapping, end, mapping.end));
-        if (mapping.start >= address && mapping.end <= end) gone.push(mapping);
+        gone.push(mapping);
       }
     }
     this.#mappings = kept;
-    for (const mapping of gone) mapping.released?.();
+    for (const mapping of gone) mapping.drop();
     return 0;
   }
 
@@ -226,15 +254,18 @@ export class AddressSpace {
       if (mapping === undefined) return -ENOMEM;
       at = mapping.end;
     }
+    const cut: Mapping[] = [];
     this.#mappings = this.#mappings.flatMap((mapping) => {
       if (mapping.end <= address || mapping.start >= end) return [mapping];
       const inside = part(mapping, Math.max(mapping.start, address), Math.min(mapping.end, end));
       inside.prot = prot;
       const pieces = [inside];
+      cut.push(mapping);
       if (mapping.start < address) pieces.unshift(part(mapping, mapping.start, address));
       if (mapping.end > end) pieces.push(part(mapping, end, mapping.end));
       return pieces;
     });
+    for (const mapping of cut) mapping.drop();
     this.#last = undefined;
     return 0;
   }
@@ -252,7 +283,7 @@ export class AddressSpace {
             : m.touched
               ? { bytes: m.bytes.slice() }
               : undefined;
-      return new Mapping(m.start, m.end, m.prot, m.shared, backing);
+      return new Mapping(m.start, m.end, m.prot, m.shared, backing, m.hold);
     });
     return child;
   }
@@ -262,7 +293,7 @@ export class AddressSpace {
     const gone = this.#mappings;
     this.#mappings = [];
     this.#last = undefined;
-    for (const mapping of gone) mapping.released?.();
+    for (const mapping of gone) mapping.drop();
   }
 
   /** A load of the program itself: a value, or the signal it takes. */
@@ -328,7 +359,7 @@ export class AddressSpace {
   }
 }
 
-/** The piece of a mapping from `start` to `end`; the last piece keeps the duty to release the file. */
+/** The piece of a mapping from `start` to `end`. */
 function part(mapping: Mapping, start: number, end: number): Mapping {
   const at = start - mapping.start;
   const device = mapping.device;
@@ -341,8 +372,5 @@ function part(mapping: Mapping, start: number, end: number): Mapping {
             store: (offset, width, value) => device.store(offset + at, width, value),
           },
         };
-  return new Mapping(start, end, mapping.prot, mapping.shared, backing, mapping.released);
+  return new Mapping(start, end, mapping.prot, mapping.shared, backing, mapping.hold);
 }
-
-/** −EFAULT for a failed copy, 0 else: reads better in a line of its own. */
-export const faultUnless = (copied: boolean): number => (copied ? 0 : -EFAULT);

@@ -14,7 +14,7 @@ import { type AddressSpace, PROT_READ, PROT_WRITE, TASK_SIZE } from "./address-s
 export type UserArgument = number | bigint | Uint8Array;
 
 /** The value that a buffer handed over directly shows where a plain value is expected: some address on the stack. */
-const STACK_ADDRESS = 0x7fff_ffff_e000;
+const STACK_ADDRESS = 0x7ffd_0000_0000;
 
 export class Argument {
   /** the value, unsigned; exact below 2^53 */
@@ -56,6 +56,15 @@ export class Argument {
   /** Whether `size` bytes from `skip` on can be written; they are written through `bytes` and `at`. */
   writable(size: number, skip = 0): boolean {
     return this.#locate(size, skip, PROT_WRITE);
+  }
+
+  /** Copies bytes out; false for EFAULT, with every byte before the fault written (copy_to_user). */
+  copyOut(source: Uint8Array): boolean {
+    const direct = this.#direct;
+    if (direct === undefined) return this.value < TASK_SIZE && this.#memory!.copyOut(this.value, source);
+    const fits = Math.min(source.length, direct.length);
+    direct.set(fits === source.length ? source : source.subarray(0, fits));
+    return fits === source.length;
   }
 
   /** Writes back what was gathered from several mappings: the end of the call. */

@@ -1,12 +1,15 @@
 /**
- * epoll(7): a file that watches other files (fs/eventpoll.c, 6.1). Level-triggered, edge-triggered and one-shot
- * interests. What is ready is found by asking every watched file, which is exact and linear in the interests.
+ * epoll(7): a file that watches other files (fs/eventpoll.c, 6.1). Interests that may be ready stand in a line: a wake-up,
+ * or readiness at the time of epoll_ctl, puts one there; epoll_wait asks each file anew, reports what holds, and puts a
+ * level-triggered interest back to the end. Edge-triggered and one-shot interests do not come back by themselves.
  *
- * Missing: EPOLLEXCLUSIVE and EPOLLWAKEUP have no effect beyond their argument checks; nesting is limited by EINVAL
- * for an epoll in itself only, not by the depth of five (ELOOP).
+ * Missing: EPOLLWAKEUP has no effect beyond its argument checks; of the limits on nesting the depth is there (ELOOP), the
+ * number of paths (EINVAL beyond 500 at depth two and so on) is not.
  */
-import { EBADF, EEXIST, EINVAL, ENOENT, EPERM } from "../abi/errno.ts";
-import { EPOLLERR, EPOLLHUP, EPOLLIN, File, O_RDWR } from "./file.ts";
+import { EEXIST, EFAULT, EINVAL, ELOOP, ENOENT, ENOTTY, EPERM } from "../abi/errno.ts";
+import { EPIOCGPARAMS, EPIOCSPARAMS, EpollParams } from "../abi/poll.ts";
+import type { Argument } from "./argument.ts";
+import { EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDNORM, File, O_RDWR } from "./file.ts";
 import type { Kernel } from "./kernel.ts";
 import type { EpollEvent } from "./syscalls.ts";
 import { type Waiter, WaitQueue } from "./wait-queue.ts";
@@ -16,37 +19,48 @@ export const EPOLL_CTL_DEL = 2;
 export const EPOLL_CTL_MOD = 3;
 export const EPOLLET = 0x8000_0000;
 export const EPOLLONESHOT = 0x4000_0000;
+export const EPOLLWAKEUP = 0x2000_0000;
 export const EPOLLEXCLUSIVE = 0x1000_0000;
 
+/** the flags of an interest, which no file reports */
 const FLAGS = 0xf000_0000;
+/** what may stand beside EPOLLEXCLUSIVE */
+const BESIDE_EXCLUSIVE = EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE;
+/** EP_MAX_NESTS */
+const MAX_NESTS = 4;
 
 class Interest implements Waiter {
-  readonly exclusive = false;
   readonly file: File;
   readonly fd: number;
-  readonly #parent: WaitQueue;
+  readonly #epoll: Epoll;
   events = 0;
   data = 0n;
-  /** for edge-triggered interests: whether a wake-up came since the last report */
-  edge = true;
 
-  constructor(file: File, fd: number, parent: WaitQueue) {
+  constructor(file: File, fd: number, epoll: Epoll) {
     this.file = file;
     this.fd = fd;
-    this.#parent = parent;
+    this.#epoll = epoll;
   }
 
+  get exclusive(): boolean {
+    return (this.events & EPOLLEXCLUSIVE) !== 0;
+  }
+
+  set(event: EpollEvent): void {
+    this.events = event.events | EPOLLERR | EPOLLHUP;
+    this.data = BigInt.asUintN(64, event.data);
+  }
+
+  /** An exclusive interest counts as woken where somebody sleeps on the epoll. */
   wake(events: number): boolean {
-    if (events !== 0 && (events & this.events) === 0 && (events & (EPOLLHUP | EPOLLERR)) === 0) return false;
-    this.edge = true;
-    this.#parent.wake(EPOLLIN);
-    return true;
+    if ((this.events & ~FLAGS) === 0 || (events !== 0 && (events & this.events) === 0)) return false;
+    this.#epoll.line(this);
+    return !this.exclusive || this.#epoll.waitQueue.active;
   }
 
+  /** The events that hold now, of those that are of interest. */
   get ready(): number {
-    if ((this.events & ~FLAGS) === 0) return 0;
-    if ((this.events & EPOLLET) !== 0 && !this.edge) return 0;
-    return this.file.poll() & (this.events | EPOLLERR | EPOLLHUP) & ~FLAGS;
+    return (this.events & ~FLAGS) === 0 ? 0 : this.file.poll() & this.events & ~FLAGS;
   }
 }
 
@@ -54,6 +68,11 @@ export class Epoll extends File {
   readonly name = "anon_inode:[eventpoll]";
   readonly #queue = new WaitQueue();
   #interests: Interest[] = [];
+  /** those that may be ready, in the order they became so */
+  #line: Interest[] = [];
+  /** epolls that watch this one */
+  readonly #watchers = new Set<Epoll>();
+  readonly #params = new Uint8Array(EpollParams.size);
 
   constructor(kernel: Kernel) {
     super(kernel, O_RDWR);
@@ -63,70 +82,139 @@ export class Epoll extends File {
     return this.#queue;
   }
 
+  /** Busy polling of network queues: the parameters are kept, nothing polls (fs/eventpoll.c:ep_eventpoll_ioctl, 6.9). */
+  override ioctl(_process: unknown, request: number, user: Argument): number {
+    if (!this.kernel.behaviour.epollIoctl) return -ENOTTY;
+    if (request === EPIOCSPARAMS.number) {
+      if (!user.readable(EpollParams.size)) return -EFAULT;
+      const wanted = EpollParams.at(user.bytes, user.at);
+      if (wanted.__pad !== 0 || wanted.busy_poll_usecs > 0x7fff_ffff || wanted.prefer_busy_poll > 1)
+        return -EINVAL;
+      this.#params.set(wanted.bytes.subarray(wanted.offset, wanted.offset + EpollParams.size));
+      return 0;
+    }
+    if (request !== EPIOCGPARAMS.number) return -EINVAL;
+    if (!user.writable(EpollParams.size)) return -EFAULT;
+    user.bytes.set(this.#params, user.at);
+    return 0;
+  }
+
+  /** What turns out not to be ready leaves the line. */
   override poll(): number {
-    return this.#live().some((interest) => interest.ready !== 0) ? EPOLLIN : 0;
+    for (const interest of this.#live()) {
+      if (interest.ready !== 0) return EPOLLIN | EPOLLRDNORM;
+      this.#line.splice(this.#line.indexOf(interest), 1);
+    }
+    return 0;
   }
 
   override release(): void {
-    for (const interest of this.#interests) interest.file.waitQueue?.remove(interest);
-    this.#interests = [];
+    for (const interest of this.#interests.slice()) this.#remove(interest);
   }
 
-  control(operation: number, file: File | undefined, fd: number, event: EpollEvent | undefined): number {
-    if (file === undefined) return -EBADF;
-    if (file.waitQueue === undefined && file.poll === File.prototype.poll) return -EPERM;
+  /** epoll_ctl. The checks stand in Linux's order (fs/eventpoll.c:do_epoll_ctl, 6.1). */
+  control(operation: number, file: File, fd: number, event: EpollEvent): number {
+    if (!canPoll(file)) return -EPERM;
     if (file === this) return -EINVAL;
-    const found = this.#live().find((interest) => interest.file === file && interest.fd === fd);
+    if (operation !== EPOLL_CTL_DEL && (event.events & EPOLLEXCLUSIVE) !== 0) {
+      if (operation === EPOLL_CTL_MOD) return -EINVAL;
+      const allowed = !(file instanceof Epoll) && (event.events & ~BESIDE_EXCLUSIVE) === 0;
+      if (operation === EPOLL_CTL_ADD && !allowed) return -EINVAL;
+    }
+    if (operation === EPOLL_CTL_ADD && file instanceof Epoll && !this.#mayHold(file)) return -ELOOP;
+    const found = this.#interests.find((interest) => interest.file === file && interest.fd === fd);
     switch (operation) {
-      case EPOLL_CTL_ADD: {
-        if (found !== undefined) return -EEXIST;
-        const interest = new Interest(file, fd, this.#queue);
-        interest.events = event?.events ?? 0;
-        interest.data = event?.data ?? 0n;
-        file.waitQueue?.add(interest);
-        this.#interests.push(interest);
-        if (interest.ready !== 0) this.#queue.wake(EPOLLIN);
-        return 0;
-      }
+      case EPOLL_CTL_ADD:
+        return found === undefined ? this.#add(file, fd, event) : -EEXIST;
       case EPOLL_CTL_DEL:
         if (found === undefined) return -ENOENT;
-        file.waitQueue?.remove(found);
-        this.#interests.splice(this.#interests.indexOf(found), 1);
+        this.#remove(found);
         return 0;
       case EPOLL_CTL_MOD:
         if (found === undefined) return -ENOENT;
-        if (((found.events | (event?.events ?? 0)) & EPOLLEXCLUSIVE) !== 0) return -EINVAL;
-        found.events = event?.events ?? 0;
-        found.data = event?.data ?? 0n;
-        found.edge = true;
-        if (found.ready !== 0) this.#queue.wake(EPOLLIN);
+        if (found.exclusive) return -EINVAL;
+        found.set(event);
+        if (found.ready !== 0) this.line(found);
         return 0;
       default:
         return -EINVAL;
     }
   }
 
-  /** Reports up to `max` ready files; each one reported goes to the end of the line, as Linux rotates its list. */
+  /** epoll_wait: reports up to `max` interests that are ready. */
   collect(events: EpollEvent[], max: number): number {
+    const asked = this.#live();
+    const again: Interest[] = [];
     let count = 0;
-    for (const interest of this.#live()) {
-      if (count === max) break;
+    let next = 0;
+    while (next < asked.length && count < max) {
+      const interest = asked[next++];
       const ready = interest.ready;
       if (ready === 0) continue;
       events[count++] = { events: ready, data: interest.data };
-      interest.edge = false;
       if ((interest.events & EPOLLONESHOT) !== 0) interest.events &= FLAGS;
-      this.#interests.splice(this.#interests.indexOf(interest), 1);
-      this.#interests.push(interest);
+      else if ((interest.events & EPOLLET) === 0) again.push(interest);
     }
+    this.#line = [...asked.slice(next), ...again];
     return count;
   }
 
-  /** A file whose last descriptor was closed leaves the set. */
+  /** Puts an interest into the line of those that may be ready, and tells who waits for this epoll. */
+  line(interest: Interest): void {
+    if (!this.#line.includes(interest)) this.#line.push(interest);
+    this.#queue.wake(EPOLLIN);
+  }
+
+  #add(file: File, fd: number, event: EpollEvent): number {
+    const interest = new Interest(file, fd, this);
+    interest.set(event);
+    file.waitQueue?.add(interest);
+    if (file instanceof Epoll) file.#watchers.add(this);
+    this.#interests.push(interest);
+    if (interest.ready !== 0) this.line(interest);
+    return 0;
+  }
+
+  #remove(interest: Interest): void {
+    const { file } = interest;
+    file.waitQueue?.remove(interest);
+    this.#interests = this.#interests.filter((other) => other !== interest);
+    this.#line = this.#line.filter((other) => other !== interest);
+    if (file instanceof Epoll && !this.#interests.some((other) => other.file === file))
+      file.#watchers.delete(this);
+  }
+
+  /** The line without files whose last descriptor was closed: those leave the set. */
   #live(): Interest[] {
-    const gone = this.#interests.filter((interest) => interest.file.references === 0);
-    for (const interest of gone) interest.file.waitQueue?.remove(interest);
-    if (gone.length !== 0) this.#interests = this.#interests.filter((interest) => !gone.includes(interest));
-    return this.#interests.slice();
+    for (const interest of this.#interests) if (interest.file.references === 0) this.#remove(interest);
+    return this.#line.slice();
+  }
+
+  /** Whether an epoll may be watched by this one: no circle, and not too deep (fs/eventpoll.c:ep_loop_check, 6.18). */
+  #mayHold(inner: Epoll): boolean {
+    return !inner.#reaches(this) && inner.#depthBelow() + 1 + this.#depthAbove() <= MAX_NESTS;
+  }
+
+  #reaches(other: Epoll): boolean {
+    return this === other || this.#inner().some((epoll) => epoll.#reaches(other));
+  }
+
+  #depthBelow(): number {
+    return Math.max(0, ...this.#inner().map((epoll) => epoll.#depthBelow() + 1));
+  }
+
+  #depthAbove(): number {
+    return Math.max(0, ...[...this.#watchers].map((epoll) => epoll.#depthAbove() + 1));
+  }
+
+  /** The epolls that this one watches. */
+  #inner(): Epoll[] {
+    return this.#interests.flatMap(({ file }) =>
+      file instanceof Epoll && file.references !== 0 ? [file] : [],
+    );
   }
 }
+
+/** Whether a kind of file has a poll operation: without one it is always ready, and epoll refuses it. */
+export const canPoll = (file: File): boolean =>
+  file.waitQueue !== undefined || file.poll !== File.prototype.poll;

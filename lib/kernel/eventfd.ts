@@ -21,6 +21,8 @@ const MAX = 0xffff_ffff;
 export class EventFd extends File {
   readonly name = "anon_inode:[eventfd]";
   readonly #queue = new WaitQueue();
+  /** what a read copies out */
+  readonly #answer = new Uint8Array(8);
   readonly semaphore: boolean;
   /** the counter */
   lo: number;
@@ -58,10 +60,9 @@ export class EventFd extends File {
     const hi = this.semaphore ? 0 : this.hi;
     this.take();
     this.#wake(EPOLLOUT);
-    if (!user.writable(8)) return -EFAULT;
-    store32(user.bytes, user.at, lo);
-    store32(user.bytes, user.at + 4, hi);
-    return 8;
+    store32(this.#answer, 0, lo);
+    store32(this.#answer, 4, hi);
+    return user.copyOut(this.#answer) ? 8 : -EFAULT;
   }
 
   /** EINVAL for a wrong size or 2^64−1, EFAULT, EAGAIN where the sum would pass 2^64−2. */

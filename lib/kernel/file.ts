@@ -14,6 +14,7 @@ export const O_RDONLY = 0;
 export const O_WRONLY = 1;
 export const O_RDWR = 2;
 export const O_NONBLOCK = 0x800;
+export const O_ASYNC = 0x2000;
 export const O_CLOEXEC = 0x80000;
 export const O_PATH = 0x200000;
 
@@ -44,6 +45,11 @@ export abstract class File {
   abstract readonly name: string;
   /** whether pread and pwrite are refused with ESPIPE (a stream), or reach read and write with an offset */
   readonly stream: boolean = true;
+
+  /** whether FIOASYNC and O_ASYNC are understood (the file operation fasync) */
+  readonly async: boolean = false;
+  /** whether O_DIRECT is understood (FMODE_CAN_ODIRECT) */
+  readonly direct: boolean = false;
 
   get canRead(): boolean {
     return (this.flags & O_ACCMODE) !== O_WRONLY;

@@ -15,6 +15,8 @@ export type Open = (process: Process, flags: number, path: string) => File | num
 export interface KernelBehaviour {
   /** eventfd write takes exactly 8 bytes; before, longer writes were accepted and cut */
   readonly eventfdExactWrite: boolean;
+  /** epoll knows ioctls (EPIOCSPARAMS, EPIOCGPARAMS), and refuses others with EINVAL; before, it had none: ENOTTY */
+  readonly epollIoctl: boolean;
 }
 
 export interface KernelOptions {
@@ -41,7 +43,7 @@ export class Kernel {
   constructor(options: KernelOptions = {}) {
     this.clock = options.clock ?? new Clock();
     this.work = new WorkQueue(options.policy);
-    this.behaviour = { eventfdExactWrite: true, ...options.behaviour };
+    this.behaviour = { eventfdExactWrite: true, epollIoctl: true, ...options.behaviour };
     this.#onDeadlock = options.onDeadlock;
   }
 

@@ -2,7 +2,22 @@
  * One process: a descriptor table, an address space, and the system calls over both. Every call ends the same way:
  * what it deferred runs as the policy of the work queue says, then the number is returned.
  */
-import { EACCES, EBADF, EINVAL, EMFILE, ENOENT, ENOMEM, EOVERFLOW, ESPIPE } from "../abi/errno.ts";
+import {
+  EACCES,
+  EBADF,
+  EEXIST,
+  EFAULT,
+  EINVAL,
+  EMFILE,
+  ENODEV,
+  ENOENT,
+  ENOMEM,
+  ENOTDIR,
+  EOPNOTSUPP,
+  EOVERFLOW,
+  EPERM,
+  ESPIPE,
+} from "../abi/errno.ts";
 import type { Encoding, Request } from "../abi/ioctl.ts";
 import {
   AddressSpace,
@@ -11,24 +26,43 @@ import {
   PROT_WRITE,
   type SIGBUS,
   type SIGSEGV,
+  TASK_SIZE,
 } from "./address-space.ts";
 import { Argument, type UserArgument } from "./argument.ts";
-import { Epoll } from "./epoll.ts";
+import { canPoll, EPOLL_CTL_DEL, Epoll } from "./epoll.ts";
 import { EFD_CLOEXEC, EFD_NONBLOCK, EFD_SEMAPHORE, EventFd } from "./eventfd.ts";
 import { FdTable } from "./fd-table.ts";
-import { EPOLLERR, EPOLLHUP, EPOLLIN, File, O_CLOEXEC, O_NONBLOCK, O_PATH, POLLNVAL } from "./file.ts";
+import {
+  EPOLLERR,
+  EPOLLHUP,
+  EPOLLIN,
+  File,
+  O_ACCMODE,
+  O_ASYNC,
+  O_CLOEXEC,
+  O_NONBLOCK,
+  O_PATH,
+  POLLNVAL,
+} from "./file.ts";
 import { genericIoctl, maybeGeneric } from "./generic-ioctl.ts";
 import type { Kernel } from "./kernel.ts";
-import { pipe } from "./pipe.ts";
+import { O_DIRECT, pipe } from "./pipe.ts";
 import { whenReady } from "./readable.ts";
 import type { EpollEvent, PollFd, Syscalls } from "./syscalls.ts";
 
 export const MAP_SHARED = 0x01;
 export const MAP_PRIVATE = 0x02;
 export const MAP_SHARED_VALIDATE = 0x03;
+/** the bits that hold one of the above */
+const MAP_TYPE = 0x0f;
 export const MAP_FIXED = 0x10;
 export const MAP_ANONYMOUS = 0x20;
+const MAP_GROWSDOWN = 0x100;
+const MAP_HUGETLB = 0x40000;
 export const MAP_FIXED_NOREPLACE = 0x100000;
+
+/** the flags that MAP_SHARED_VALIDATE takes of a file without more of its own (include/linux/mman.h, 6.1) */
+const LEGACY_MAP_MASK = 0x7f9f3;
 
 const F_DUPFD = 0;
 const F_GETFD = 1;
@@ -37,11 +71,33 @@ const F_GETFL = 3;
 const F_SETFL = 4;
 const F_DUPFD_CLOEXEC = 1030;
 const FD_CLOEXEC = 1;
+/** the commands that a descriptor which is only a name takes (fs/fcntl.c:check_fcntl_cmd, 6.1) */
+const FOR_NAMES = new Set([F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL]);
+
+/** every open of a 64-bit program has it; arm64 and powerpc number it otherwise (include/uapi/asm-generic/fcntl.h, 6.1) */
+const O_LARGEFILE = 0x8000;
+const O_APPEND = 0x400;
+const O_NOATIME = 0x40000;
+const O_CREAT = 0x40;
+const O_EXCL = 0x80;
+const O_DSYNC = 0x1000;
+const O_DIRECTORY = 0x10000;
+const O_NOFOLLOW = 0x20000;
+/** the bit that O_SYNC and O_TMPFILE have beside O_DSYNC and O_DIRECTORY */
+const O_SYNC = 0x100000;
+const O_TMPFILE = 0x400000;
+/** what F_SETFL changes */
+const SETTABLE = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME;
+/** what an open keeps as status flags; O_CREAT, O_EXCL, O_NOCTTY, O_TRUNC, O_CLOEXEC matter to itself alone */
+const KEPT = O_ACCMODE | O_APPEND | O_NONBLOCK | O_DSYNC | O_SYNC | O_ASYNC | O_NOFOLLOW | O_NOATIME;
 
 export const RLIMIT_NOFILE = 7;
 export const RLIMIT_MEMLOCK = 8;
 /** EP_MAX_EVENTS: INT_MAX over the size of an event (fs/eventpoll.c, 6.1) */
 const EP_MAX_EVENTS = Math.floor(0x7fff_ffff / 12);
+/** no read or write moves more (include/linux/fs.h, 6.1) */
+const MAX_RW_COUNT = 0x7fff_f000;
+const NO_EVENT: EpollEvent = { events: 0, data: 0n };
 const NANOSECONDS_PER_MILLISECOND = 1_000_000;
 
 /** What stands at 0, 1 and 2 of a new process. */
@@ -83,13 +139,25 @@ export class Process implements Syscalls {
   }
 
   open(path: string, flags: number): number {
+    if (path === "") return -ENOENT;
+    if (this.fds.lowestFree() < 0) return -EMFILE;
+    const status = openStatus(flags);
+    if (status < 0) return status;
     const normal = normalise(path);
     const node = this.kernel.node(normal);
-    if (node === undefined) return -ENOENT;
-    if (this.fds.lowestFree() < 0) return -EMFILE;
-    const file = node(this, flags & ~O_CLOEXEC, normal);
+    if (node === undefined) return this.#below(normal) ? -ENOTDIR : -ENOENT;
+    if ((flags & O_DIRECTORY) !== 0) return -ENOTDIR;
+    if ((flags & (O_CREAT | O_EXCL)) === (O_CREAT | O_EXCL)) return -EEXIST;
+    const file = node(this, status, normal);
     if (typeof file === "number") return this.#end(file);
     return this.#end(this.#install(file, (flags & O_CLOEXEC) !== 0));
+  }
+
+  /** Whether a path goes on below a device node. */
+  #below(path: string): boolean {
+    for (let at = path.lastIndexOf("/"); at > 0; at = path.lastIndexOf("/", at - 1))
+      if (this.kernel.nodes.has(path.slice(0, at))) return true;
+    return false;
   }
 
   close(fd: number): number {
@@ -111,10 +179,11 @@ export class Process implements Syscalls {
     return this.#end(to);
   }
 
-  /** F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL (O_NONBLOCK); others answer EINVAL. */
+  /** F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL; others (locks, owners) answer EINVAL. */
   fcntl(fd: number, command: number, argument = 0): number {
     const file = this.fds.get(fd);
     if (file === undefined) return -EBADF;
+    if ((file.flags & O_PATH) !== 0 && !FOR_NAMES.has(command)) return -EBADF;
     switch (command) {
       case F_DUPFD:
       case F_DUPFD_CLOEXEC:
@@ -128,16 +197,15 @@ export class Process implements Syscalls {
       case F_GETFL:
         return file.flags;
       case F_SETFL:
-        file.flags = (file.flags & ~O_NONBLOCK) | (argument & O_NONBLOCK);
-        return 0;
+        return setFlags(file, argument);
       default:
         return -EINVAL;
     }
   }
 
   ioctl(fd: number, request: number | Request, argument: UserArgument = 0): number {
-    const file = this.fds.get(fd);
-    if (file === undefined || (file.flags & O_PATH) !== 0) return -EBADF;
+    const file = this.#descriptor(fd);
+    if (file === undefined) return -EBADF;
     const number =
       typeof request === "number"
         ? request >>> 0
@@ -154,18 +222,15 @@ export class Process implements Syscalls {
   }
 
   read(fd: number, buffer: Uint8Array | number, count?: number): number {
-    const file = this.fds.get(fd);
-    if (file === undefined || !file.canRead) return -EBADF;
-    const user = this.#argument.point(this.mm, buffer);
-    const result = file.read(user, length(buffer, count), 0);
-    user.finish();
-    return this.#end(result);
+    const file = this.#descriptor(fd);
+    if (file === undefined) return -EBADF;
+    return this.#transfer(file, buffer, length(buffer, count), 0, false);
   }
 
   write(fd: number, buffer: Uint8Array | number, count?: number): number {
-    const file = this.fds.get(fd);
-    if (file === undefined || !file.canWrite) return -EBADF;
-    return this.#end(file.write(this.#argument.point(this.mm, buffer), length(buffer, count), 0));
+    const file = this.#descriptor(fd);
+    if (file === undefined) return -EBADF;
+    return this.#transfer(file, buffer, length(buffer, count), 0, true);
   }
 
   pread(fd: number, buffer: Uint8Array | number, count: number, offset: number | bigint): number {
@@ -185,47 +250,74 @@ export class Process implements Syscalls {
   ): number {
     const position = Number(BigInt.asIntN(64, BigInt(offset)));
     if (position < 0) return -EINVAL;
-    const file = this.fds.get(fd);
+    const file = this.#descriptor(fd);
     if (file === undefined) return -EBADF;
     if (file.stream) return -ESPIPE;
+    return this.#transfer(file, buffer, count, position, writing);
+  }
+
+  /** fs/read_write.c:vfs_read, vfs_write (6.1): the direction, the operation, the buffer, the size, in this order. */
+  #transfer(
+    file: File,
+    buffer: Uint8Array | number,
+    count: number,
+    position: number,
+    writing: boolean,
+  ): number {
     if (writing ? !file.canWrite : !file.canRead) return -EBADF;
-    if (position + count > 2 ** 63) return -EOVERFLOW;
+    if ((writing ? file.write : file.read) === (writing ? File.prototype.write : File.prototype.read))
+      return -EINVAL;
     const user = this.#argument.point(this.mm, buffer);
-    const result = writing ? file.write(user, count, position) : file.read(user, count, position);
+    const size = unsigned(count);
+    if (user.value + size > TASK_SIZE) return -EFAULT;
+    if (position + size > 2 ** 63) return -EOVERFLOW;
+    const part = Math.min(size, MAX_RW_COUNT);
+    const result = writing ? file.write(user, part, position) : file.read(user, part, position);
     user.finish();
     return this.#end(result);
   }
 
-  /** mm/mmap.c:do_mmap and arch/x86/kernel/sys_x86_64.c (6.1): the order of the checks is theirs. */
+  /** The file of a descriptor that is more than a name (O_PATH). */
+  #descriptor(fd: number): File | undefined {
+    const file = this.fds.get(fd);
+    return file === undefined || (file.flags & O_PATH) !== 0 ? undefined : file;
+  }
+
+  /** The checks stand in Linux's order: mm/util.c:ksys_mmap_pgoff, then mm/mmap.c:do_mmap (6.1). */
   mmap(address: number, length: number, prot: number, flags: number, fd: number, offset: number): number {
     if (offset % PAGE_SIZE !== 0) return -EINVAL;
     let file: File | undefined;
     if ((flags & MAP_ANONYMOUS) === 0) {
-      file = this.fds.get(fd);
+      file = this.#descriptor(fd);
       if (file === undefined) return -EBADF;
     }
-    if (!(length > 0)) return -EINVAL;
+    if ((flags & MAP_HUGETLB) !== 0) return file === undefined ? -ENOMEM : -EINVAL;
+    const size = unsigned(length);
+    const start = unsigned(address);
     const fixed = (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) !== 0;
-    const kind = flags & MAP_SHARED_VALIDATE;
-    if (kind === 0 || (file === undefined && kind === MAP_SHARED_VALIDATE)) return -EINVAL;
-    const shared = kind !== MAP_PRIVATE;
+    if (size === 0) return -EINVAL;
+    const place = this.mm.mayMap(start, size, fixed);
+    if (place < 0) return place;
+    if ((flags & MAP_FIXED_NOREPLACE) !== 0 && this.mm.overlaps(start, size)) return -EEXIST;
+    const refused =
+      file === undefined ? refuseAnonymous(flags) : refuseFile(file, flags, (prot & PROT_WRITE) !== 0);
+    if (refused < 0) return refused;
+    const shared = (flags & MAP_TYPE) !== MAP_PRIVATE;
     let backing: Backing | undefined;
     if (file !== undefined) {
-      if (shared && (prot & PROT_WRITE) !== 0 && !file.canWrite) return -EACCES;
-      if (!file.canRead) return -EACCES;
-      const answer = file.mmap(offset, length, prot, shared);
+      const answer = file.mmap(offset, size, prot, shared);
       if (typeof answer === "number") return answer;
       backing = answer;
     }
     if (this.kernel.faults.allocation("vm_area_struct")) return -ENOMEM;
     const held = file?.get();
-    const start = this.mm.map(address, length, prot, fixed, shared, backing, held && (() => held.put()));
-    if (start < 0) held?.put();
-    return start;
+    const result = this.mm.map(start, size, prot, fixed, shared, backing, held && (() => held.put()));
+    if (result < 0) held?.put();
+    return result;
   }
 
   munmap(address: number, length: number): number {
-    return this.#end(this.mm.unmap(address, length));
+    return this.#end(this.mm.unmap(unsigned(address), unsigned(length)));
   }
 
   mprotect(address: number, length: number, prot: number): number {
@@ -264,7 +356,7 @@ export class Process implements Syscalls {
 
   #revents(entry: PollFd): number {
     if (entry.fd < 0) return 0;
-    const file = this.fds.get(entry.fd);
+    const file = this.#descriptor(entry.fd);
     return file === undefined ? POLLNVAL : file.poll() & (entry.events | EPOLLERR | EPOLLHUP);
   }
 
@@ -274,18 +366,21 @@ export class Process implements Syscalls {
     return this.#install(new Epoll(this.kernel), flags !== 0);
   }
 
+  /** Without an event the pointer to it is null. */
   epoll_ctl(epfd: number, operation: number, fd: number, event?: EpollEvent): number {
-    const epoll = this.fds.get(epfd);
-    const file = this.fds.get(fd);
+    if (event === undefined && operation !== EPOLL_CTL_DEL) return -EFAULT;
+    const epoll = this.#descriptor(epfd);
+    const file = this.#descriptor(fd);
     if (epoll === undefined || file === undefined) return -EBADF;
-    if (!(epoll instanceof Epoll)) return -EINVAL;
-    return epoll.control(operation, file, fd, event);
+    if (!(epoll instanceof Epoll)) return canPoll(file) ? -EINVAL : -EPERM;
+    return this.#end(epoll.control(operation, file, fd, event ?? NO_EVENT));
   }
 
+  /** The live 6.18 looks at the descriptor first; 6.1 at `maxevents` (fs/eventpoll.c:do_epoll_wait). */
   epoll_wait(epfd: number, events: EpollEvent[], maxevents: number, timeout: number): number {
-    if (!(maxevents > 0 && maxevents <= EP_MAX_EVENTS)) return -EINVAL;
-    const epoll = this.fds.get(epfd);
+    const epoll = this.#descriptor(epfd);
     if (epoll === undefined) return -EBADF;
+    if (!(maxevents > 0 && maxevents <= EP_MAX_EVENTS)) return -EINVAL;
     if (!(epoll instanceof Epoll)) return -EINVAL;
     if (timeout !== 0 && epoll.poll() === 0) {
       const deadline =
@@ -299,7 +394,7 @@ export class Process implements Syscalls {
   }
 
   pipe2(fds: number[], flags: number): number {
-    if ((flags & ~(O_CLOEXEC | O_NONBLOCK)) !== 0) return -EINVAL;
+    if ((flags & ~(O_CLOEXEC | O_NONBLOCK | O_DIRECT)) !== 0) return -EINVAL;
     const [reading, writing] = pipe(this.kernel, flags);
     const closeOnExec = (flags & O_CLOEXEC) !== 0;
     const first = this.#install(reading, closeOnExec);
@@ -343,7 +438,7 @@ export class Process implements Syscalls {
   }
 
   readable(fd: number, events = EPOLLIN): Promise<number> {
-    const file = this.fds.get(fd);
+    const file = this.#descriptor(fd);
     return file === undefined ? Promise.resolve(-EBADF) : whenReady(file, events);
   }
 
@@ -386,6 +481,51 @@ export class Process implements Syscalls {
     if (work.pending !== 0) work.policy(work);
     return result;
   }
+}
+
+/** The status flags of a description that is opened so, or −EINVAL (fs/open.c:build_open_flags, do_dentry_open, 6.1). */
+function openStatus(flags: number): number {
+  if ((flags & O_PATH) !== 0) return O_PATH;
+  if ((flags & O_TMPFILE) !== 0 || (flags & (O_CREAT | O_DIRECTORY)) === (O_CREAT | O_DIRECTORY))
+    return -EINVAL;
+  if ((flags & O_DIRECT) !== 0) return -EINVAL;
+  return (flags & KEPT) | O_LARGEFILE | ((flags & O_SYNC) !== 0 ? O_DSYNC : 0);
+}
+
+/** F_SETFL (fs/fcntl.c:setfl, 6.1): O_ASYNC where the file understands it, O_DIRECT there or nowhere. */
+function setFlags(file: File, wanted: number): number {
+  if ((wanted & O_DIRECT) !== 0 && !file.direct) return -EINVAL;
+  const settable = SETTABLE | (file.async ? O_ASYNC : 0);
+  file.flags = (file.flags & ~settable) | (wanted & settable);
+  return 0;
+}
+
+/** A value as `unsigned long`. */
+const unsigned = (value: number): number => (value < 0 ? value + 2 ** 64 : value);
+
+/** Why the flags of an anonymous mapping are refused, or 0. */
+function refuseAnonymous(flags: number): number {
+  const type = flags & MAP_TYPE;
+  if (type === MAP_PRIVATE) return 0;
+  return type === MAP_SHARED && (flags & MAP_GROWSDOWN) === 0 ? 0 : -EINVAL;
+}
+
+/** Why a file is not mapped that way, or 0. */
+function refuseFile(file: File, flags: number, write: boolean): number {
+  switch (flags & MAP_TYPE) {
+    case MAP_SHARED_VALIDATE:
+      if ((flags & ~LEGACY_MAP_MASK) !== 0) return -EOPNOTSUPP;
+      break;
+    case MAP_SHARED:
+    case MAP_PRIVATE:
+      break;
+    default:
+      return -EINVAL;
+  }
+  if ((flags & MAP_TYPE) !== MAP_PRIVATE && write && !file.canWrite) return -EACCES;
+  if (!file.canRead) return -EACCES;
+  if (file.mmap === File.prototype.mmap) return -ENODEV;
+  return (flags & MAP_GROWSDOWN) !== 0 ? -EINVAL : 0;
 }
 
 /** How many bytes a read or write is about. */
