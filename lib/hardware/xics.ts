@@ -284,8 +284,8 @@ export class Xics {
   }
 
   /**
-   * H_EOI: CPPR from the top byte, then the end of the source below it. Answers H_PARAMETER for a number without a
-   * block. The caller tells who waits for the end of this source, where `endOf` names one.
+   * H_EOI: CPPR from the top byte, then the end of the source below it. H_PARAMETER for a number without a block. After
+   * H_SUCCESS the caller tells those who wait for the end of the source, unless it is XICS_IPI, which has none.
    * book3s_xics.c:kvmppc_h_eoi, ics_eoi (6.1)
    */
   eoi(presenter: XicsPresenter, xirr: number): number {

@@ -3,10 +3,11 @@
  * architecture is a folder beside this file.
  */
 import type { Encoding } from "../abi/ioctl.ts";
+import type { Process } from "../kernel/process.ts";
 import type { CreateDevice } from "./device.ts";
 import type { Entry } from "./dispatch.ts";
 import type { KvmHost } from "./host.ts";
-import type { IrqArch } from "./irq-routing.ts";
+import type { IrqArch, IrqRouting } from "./irq-routing.ts";
 import type { MemoryChange, MemorySlot } from "./memory-slots.ts";
 import type { KvmSystem } from "./system.ts";
 import type { Vcpu, VcpuFile } from "./vcpu.ts";
@@ -20,11 +21,17 @@ export interface KvmArch {
   readonly vcpuIoctls: readonly Entry<VcpuFile>[];
   /** KVM_CREATE_DEVICE types */
   readonly deviceTypes: ReadonlyMap<number, CreateDevice>;
+  /** whether a host has a type of the above; where it is not defined, every host has all of them */
+  hasDevice?(type: number, host: KvmHost): boolean;
   /** what a request unknown to everyone answers on a VM (−ENOTTY on x86 and POWER, −EINVAL on arm64 and riscv) */
   readonly unknownVmIoctl: number;
   /** 0, or why a VM of this type (KVM_CREATE_VM's argument) cannot be */
   checkVmType(type: number, host: KvmHost): number;
   createVm(vm: Vm): VmArch;
+  /** how GSIs lead to interrupts, where no table says it */
+  createRouting?(vm: Vm): IrqRouting;
+  /** which page of a vCPU's mapping is the ring of coalesced writes; 2 where it is not defined */
+  readonly coalescedMmioPage?: number;
   /** the architecture's part of a vCPU, or −errno */
   createVcpu(vm: Vm, vcpu: Vcpu): VcpuArch | number;
 }
@@ -55,6 +62,6 @@ export interface VcpuArch {
   /** KVM_RUN */
   run(): number;
   /** KVM_ENABLE_CAP on the vCPU */
-  enableCap(capability: number, flags: number, args: readonly bigint[]): number;
+  enableCap(capability: number, flags: number, args: readonly bigint[], process: Process): number;
   destroy(): void;
 }

@@ -52,7 +52,7 @@ export function createDevice(file: VmFile, user: Argument, process: Process): nu
   const { type, flags } = KvmCreateDevice.at(bytes, at);
   const vm = file.vm;
   const create = vm.host.arch.deviceTypes.get(type);
-  if (create === undefined) return -ENODEV;
+  if (create === undefined || vm.host.arch.hasDevice?.(type, vm.host) === false) return -ENODEV;
   if ((flags & KVM_CREATE_DEVICE_TEST) !== 0) return 0;
   if (vm.kernel.faults.allocation("kvm_device")) return -ENOMEM;
   const device = create(vm);

@@ -174,7 +174,7 @@ export class IrqRouting {
   setIrq(sourceId: number, gsi: number, level: boolean, lineStatus: boolean): number {
     const irq = this.#vm.arch.irq!;
     let result = -1;
-    for (let route = this.#heads[gsi]; route !== undefined; route = route.next) {
+    for (let route = this.routes(gsi); route !== undefined; route = route.next) {
       const answer = irq.setRoute(route, sourceId, level, lineStatus);
       if (answer >= 0) result = answer + Math.max(result, 0);
     }

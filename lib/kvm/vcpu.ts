@@ -114,10 +114,10 @@ function beyond(pages: Uint8Array, offset: number) {
 }
 
 /** KVM_ENABLE_CAP on a vCPU: the architecture decides. */
-function enableCap(file: VcpuFile, user: Argument): number {
+function enableCap(file: VcpuFile, user: Argument, process: Process): number {
   if (!user.readable(KvmEnableCap.size)) return -EFAULT;
   const { cap, flags, args } = KvmEnableCap.decode(user.bytes, user.at);
-  return file.vcpu.arch!.enableCap(cap, flags, args);
+  return file.vcpu.arch!.enableCap(cap, flags, args, process);
 }
 
 const common: readonly Entry<VcpuFile>[] = [

@@ -44,6 +44,8 @@ export class Vm {
   readonly kernel: Kernel;
   /** the memory of the process that created the VM */
   readonly mm: AddressSpace;
+  /** KVM_CREATE_VM's argument */
+  readonly type: number;
   readonly arch: VmArch;
   readonly slots: MemorySlots;
   readonly buses: Record<Bus, IoBus> = {
@@ -69,8 +71,9 @@ export class Vm {
   dirtyRingSize = 0;
   #references = 0;
 
-  constructor(host: KvmHost, mm: AddressSpace) {
+  constructor(host: KvmHost, mm: AddressSpace, type = 0) {
     this.host = host;
+    this.type = type;
     this.kernel = host.kernel;
     this.mm = mm;
     const capabilities = host.vmCapabilities;
@@ -80,14 +83,15 @@ export class Vm {
       Math.max(1, capabilities.get(MULTI_ADDRESS_SPACE) ?? 1),
       (capabilities.get(KVM_CAP_READONLY_MEM) ?? 0) !== 0,
     );
-    this.routing = new IrqRouting(this);
+    this.routing = host.arch.createRouting?.(this) ?? new IrqRouting(this);
     this.routing.onChange.push(() => updateIrqfds(this));
     this.arch = host.arch.createVm(this);
   }
 
-  /** The page that every vCPU maps as its third: coalesced writes. It lives in the pages of the first vCPU. */
+  /** The page with coalesced writes that every vCPU maps. It lives in the pages of the first vCPU. */
   get coalescedRing(): Uint8Array {
-    return this.vcpus[0].pages.subarray(2 * PAGE_SIZE, 3 * PAGE_SIZE);
+    const at = (this.host.arch.coalescedMmioPage ?? 2) * PAGE_SIZE;
+    return this.vcpus[0].pages.subarray(at, at + PAGE_SIZE);
   }
 
   get(): this {

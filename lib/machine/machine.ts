@@ -9,6 +9,7 @@ import { Process, type ProcessOptions } from "../kernel/process.ts";
 import type { Policy } from "../kernel/work-queue.ts";
 import type { KvmArch } from "../kvm/arch.ts";
 import type { KvmHost } from "../kvm/host.ts";
+import { ppc } from "../kvm/ppc/arch.ts";
 import { KvmSystem } from "../kvm/system.ts";
 import { x86 } from "../kvm/x86/arch.ts";
 import type { VfioHost } from "../vfio/host.ts";
@@ -26,7 +27,7 @@ export interface MachineOptions {
   onDeadlock?: (report: string) => void;
 }
 
-export const architectures: Partial<Record<ArchName, KvmArch>> = { x86_64: x86 };
+export const architectures: Partial<Record<ArchName, KvmArch>> = { x86_64: x86, ppc64le: ppc };
 
 export class Machine {
   readonly profile: Profile;

@@ -44,6 +44,15 @@ export interface ProfileHeader {
   };
 }
 
+/**
+ * Pages of a vCPU's mapping: kvm_run; on x86 the data of port accesses; coalesced writes, where the host knows them
+ * (virt/kvm/kvm_main.c:kvm_dev_ioctl, 6.1).
+ */
+function vcpuPages(header: ProfileHeader): number {
+  if (header.arch === "x86_64") return 3;
+  return header.arch === "ppc64le" && header.kvm !== "pr" ? 1 : 2;
+}
+
 /** The host that a trace was recorded on. */
 export function profileFromHeader(header: ProfileHeader): Profile {
   const capabilities = (values: Record<string, number> | undefined) =>
@@ -54,7 +63,7 @@ export function profileFromHeader(header: ProfileHeader): Profile {
     flavour: header.kvm ?? null,
     systemCapabilities: capabilities(header.capabilities?.system),
     vmCapabilities: capabilities(header.capabilities?.vm),
-    vcpuMmapSize: header.vcpuMmapSize ?? 12288,
+    vcpuMmapSize: header.vcpuMmapSize ?? vcpuPages(header) * (header.page_size ?? 4096),
     pageSize: header.page_size ?? 4096,
     facts: {},
     host: header.host ?? {},

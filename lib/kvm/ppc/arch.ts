@@ -1,0 +1,70 @@
+/**
+ * KVM on 64-bit POWER servers (book3s): which requests it adds, and what a VM and a vCPU hold. One file a concern; this
+ * one only puts them together. Two flavours: "hv" runs guests in hypervisor mode, "pr" in user mode.
+ */
+import { EINVAL, ENOTTY } from "../../abi/errno.ts";
+import {
+  KVM_DEV_TYPE_VFIO,
+  KVM_DEV_TYPE_XICS,
+  KVM_DEV_TYPE_XIVE,
+  KVM_IRQFD,
+  KVM_REGISTER_COALESCED_MMIO,
+  KVM_UNREGISTER_COALESCED_MMIO,
+} from "../../abi/kvm.ts";
+import { KVM_VM_PPC_HV, KVM_VM_PPC_PR } from "../../abi/kvm-ppc.ts";
+import type { KvmArch } from "../arch.ts";
+import { registerCoalescedMmio, unregisterCoalescedMmio } from "../coalesced-mmio.ts";
+import type { Handler } from "../dispatch.ts";
+import { irqfd } from "../irqfd.ts";
+import { LinearRouting } from "../linear-routing.ts";
+import { createVfioDevice } from "../vfio-device.ts";
+import type { VmFile } from "../vm.ts";
+import { irqLineIoctls } from "./irq-line.ts";
+import { oneRegIoctls } from "./one-reg.ts";
+import { registerIoctls } from "./registers.ts";
+import { interruptIoctls, PpcVcpu } from "./vcpu.ts";
+import { hasXive, isHv, PpcVm } from "./vm.ts";
+import { createXics } from "./xics.ts";
+
+/** Coalesced writes are there in user mode only (CONFIG_KVM_MMIO). */
+const prOnly =
+  (handler: Handler<VmFile>): Handler<VmFile> =>
+  (file, user, process) =>
+    isHv(file.vm.host) ? -ENOTTY : handler(file, user, process);
+
+export const ppc: KvmArch = {
+  name: "ppc64le",
+  encoding: "powerpc",
+  systemIoctls: [],
+  vmIoctls: [
+    ...irqLineIoctls,
+    [KVM_IRQFD, irqfd],
+    [KVM_REGISTER_COALESCED_MMIO, prOnly(registerCoalescedMmio)],
+    [KVM_UNREGISTER_COALESCED_MMIO, prOnly(unregisterCoalescedMmio)],
+  ],
+  vcpuIoctls: [...interruptIoctls, ...registerIoctls, ...oneRegIoctls],
+  deviceTypes: new Map([
+    [KVM_DEV_TYPE_XICS, createXics],
+    [KVM_DEV_TYPE_VFIO, createVfioDevice],
+  ]),
+  hasDevice: (type, host) => type !== KVM_DEV_TYPE_XIVE || hasXive(host),
+  unknownVmIoctl: -ENOTTY,
+  coalescedMmioPage: 1,
+  /** type 0 is whatever the host has */
+  checkVmType(type, host) {
+    const own = isHv(host) ? KVM_VM_PPC_HV : KVM_VM_PPC_PR;
+    return type === 0 || type === own ? 0 : -EINVAL;
+  },
+  createRouting: (vm) => new LinearRouting(vm),
+  createVm: (vm) => new PpcVm(vm),
+  /** In hypervisor mode two vCPUs may not share a virtual core, whose number an id is packed into: EINVAL. */
+  createVcpu(vm, vcpu) {
+    const arch = vm.arch as PpcVm;
+    if (arch.hv) {
+      if (vcpu.id >= arch.maxVcpus * arch.smt) return -EINVAL;
+      const core = arch.packId(vcpu.id);
+      if (vm.vcpus.some(({ id }) => arch.packId(id) === core)) return -EINVAL;
+    }
+    return new PpcVcpu(arch, vcpu);
+  },
+};

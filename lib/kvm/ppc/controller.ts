@@ -1,0 +1,73 @@
+/**
+ * What the interrupt controllers of a POWER VM have in common: XICS, XICS on XIVE hardware, XIVE. A VM has at most one;
+ * it is a device with a descriptor, and gone with it. A vCPU is connected to it by KVM_ENABLE_CAP.
+ */
+import { EINVAL, ENODEV } from "../../abi/errno.ts";
+import type { KvmDevice } from "../device.ts";
+import type { IrqArch, Route } from "../irq-routing.ts";
+import type { PpcVcpu } from "./vcpu.ts";
+import type { PpcVm } from "./vm.ts";
+
+export interface PpcController extends KvmDevice {
+  /** the capability that connects a vCPU */
+  readonly capability: number;
+  /** `level` is the number of KVM_IRQ_LINE: 0, or −EINVAL for a source that is not set up */
+  setIrq(irq: number, level: number): number;
+  /** a presenter for a vCPU that has none yet, or −errno: −EEXIST for a server in use, −EINVAL, −ENOMEM */
+  connect(vcpu: PpcVcpu, server: number): Presenter | number;
+  /** the firmware calls on sources (RTAS), where the controller has any */
+  readonly rtas?: RtasSources;
+}
+
+/** ibm,set-xive and its kin: 0 or −EINVAL. */
+export interface RtasSources {
+  setXive(irq: number, server: number, priority: number): number;
+  getXive(irq: number): { server: number; priority: number } | number;
+  intOn(irq: number): number;
+  intOff(irq: number): number;
+}
+
+/** A vCPU's end of a controller. */
+export interface Presenter {
+  /** KVM_REG_PPC_ICP_STATE: 8 bytes; 0 or −EINVAL */
+  saveIcp(bytes: Uint8Array, at: number): void;
+  restoreIcp(bytes: Uint8Array, at: number): number;
+  /** KVM_REG_PPC_VP_STATE: 16 bytes; undefined where there is none */
+  readonly vpState?: Uint8Array;
+  /** H_XIRR and its kin, on the registers of the vCPU: the status for GPR 3, or undefined where it is not handled here */
+  hypercall(number: number): number | undefined;
+  disconnect(): void;
+}
+
+/** The controllers as irqfds see them: a GSI is a source, and every source can be raised at once. */
+export class PpcIrq implements IrqArch {
+  readonly #vm: PpcVm;
+  readonly canSetRouting = false;
+
+  constructor(vm: PpcVm) {
+    this.#vm = vm;
+  }
+
+  get initialized(): boolean {
+    return this.#vm.controller !== undefined;
+  }
+
+  irqfdAllowed(): boolean {
+    return true;
+  }
+
+  checkRoute(): number {
+    return -EINVAL;
+  }
+
+  setRoute(route: Route, _sourceId: number, level: boolean): number {
+    return this.#vm.controller?.setIrq(route.gsi, level ? 1 : 0) ?? -ENODEV;
+  }
+
+  /** Inside the wake-up too, with resampling too (arch/powerpc/kvm/book3s.c:kvm_arch_set_irq_inatomic, 6.1). */
+  setInAtomic(route: Route): number {
+    return this.#vm.controller?.setIrq(route.gsi, 1) ?? -ENODEV;
+  }
+
+  routingChanged(): void {}
+}
