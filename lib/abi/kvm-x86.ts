@@ -870,7 +870,7 @@ export const KVM_GET_IRQCHIP = iowr(KVMIO, 0x62, KvmIrqchip, { on: "vm" });
 export const KVM_SET_IRQCHIP = ior(KVMIO, 0x63, KvmIrqchip, { on: "vm", copy: "in" });
 export const KVM_CREATE_PIT = io(KVMIO, 0x64, { on: "vm" });
 /** Encoded both ways, only answers. */
-export const KVM_GET_PIT = iowr(KVMIO, 0x65, KvmPitState, { on: "vm", copy: "out" });
+export const KVM_GET_PIT = iowr(KVMIO, 0x65, KvmPitState, { on: "vm" });
 /** Encoded as a read, copies in. */
 export const KVM_SET_PIT = ior(KVMIO, 0x66, KvmPitState, { on: "vm", copy: "in" });
 /** Encoded without a struct, points to one. */

@@ -14,7 +14,7 @@ import { type AddressSpace, PROT_READ, PROT_WRITE, TASK_SIZE } from "./address-s
 export type UserArgument = number | bigint | Uint8Array;
 
 /** The value that a buffer handed over directly shows where a plain value is expected: some address on the stack. */
-const STACK_ADDRESS = 0x7ffd_0000_0000;
+export const STACK_ADDRESS = 0x7ffd_0000_0000;
 
 export class Argument {
   /** the value, unsigned; exact below 2^53 */

@@ -26,12 +26,12 @@ export class IoBus {
     return this.#devices;
   }
 
-  /** Adds a device behind those of the same range: 0, or −ENOSPC. */
+  /** Adds a device before the first that starts or ends behind it: 0, or −ENOSPC. */
   register(device: IoDevice): number {
     if (this.#counted > MAX_DEVICES - 1) return -ENOSPC;
     const devices = this.#devices;
-    let at = devices.length;
-    while (at > 0 && compare(devices[at - 1], device) > 0) at--;
+    let at = 0;
+    while (at < devices.length && compare(devices[at].address, devices[at].length, device) <= 0) at++;
     devices.splice(at, 0, device);
     if (!device.isIoeventfd) this.#counted++;
     return 0;
@@ -44,11 +44,11 @@ export class IoBus {
     if (!device.isIoeventfd) this.#counted--;
   }
 
-  /** Offers a write to every device whose range holds it, until one takes it. */
+  /** Offers a write to the devices whose range holds it, until one takes it. */
   write(address: number, length: number, data: Uint8Array, at: number): boolean {
     for (let i = this.#first(address, length); i < this.#devices.length; i++) {
       const device = this.#devices[i];
-      if (!holds(device, address, length)) break;
+      if (compare(address, length, device) !== 0) break;
       if (device.write?.(address, length, data, at) === true) return true;
     }
     return false;
@@ -57,23 +57,42 @@ export class IoBus {
   read(address: number, length: number, data: Uint8Array, at: number): boolean {
     for (let i = this.#first(address, length); i < this.#devices.length; i++) {
       const device = this.#devices[i];
-      if (!holds(device, address, length)) break;
+      if (compare(address, length, device) !== 0) break;
       if (device.read?.(address, length, data, at) === true) return true;
     }
     return false;
   }
 
-  /** The first device whose range holds the access, or the end. */
+  /**
+   * Where the devices begin whose range holds the access, or the end. Ranges may lie in one another, and then they
+   * need not stand side by side: which run of them is found depends on how the search halves, so it halves as Linux
+   * does (lib/bsearch.c, virt/kvm/kvm_main.c:kvm_io_bus_get_first_dev, 6.1).
+   */
   #first(address: number, length: number): number {
-    const index = this.#devices.findIndex((device) => holds(device, address, length));
-    return index < 0 ? this.#devices.length : index;
+    const devices = this.#devices;
+    let base = 0;
+    for (let count = devices.length; count > 0; ) {
+      const pivot = base + (count >> 1);
+      const order = compare(address, length, devices[pivot]);
+      if (order === 0) {
+        let first = pivot;
+        while (first > 0 && compare(address, length, devices[first - 1]) === 0) first--;
+        return first;
+      }
+      if (order > 0) {
+        base = pivot + 1;
+        count--;
+      }
+      count >>= 1;
+    }
+    return devices.length;
   }
 }
 
-/** Whether an access lies in a device's range (kvm_io_bus_cmp). */
-const holds = (device: IoDevice, address: number, length: number): boolean =>
-  address >= device.address &&
-  (device.length === 0 ? address === device.address : address + length <= device.address + device.length);
-
-const compare = (a: IoDevice, b: IoDevice): number =>
-  a.address - b.address || a.address + a.length - (b.address + b.length);
+/** 0: the access lies in the device's range (or starts where a range without length does); kvm_io_bus_cmp (6.1). */
+function compare(address: number, length: number, device: IoDevice): number {
+  if (address < device.address) return -1;
+  const past =
+    device.length === 0 ? address > device.address : address + length > device.address + device.length;
+  return past ? 1 : 0;
+}

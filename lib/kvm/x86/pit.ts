@@ -118,14 +118,22 @@ function createPit2(file: VmFile, user: Argument): number {
   return create(file, load32(user.bytes, user.at));
 }
 
-/** EFAULT, then ENXIO without a PIT: the struct is read before it is written. */
-function get(file: VmFile, user: Argument, size: number): number {
-  if (!user.readable(size)) return -EFAULT;
+/** EFAULT: the struct is read before it is written; ENXIO without a PIT. */
+function getPit(file: VmFile, user: Argument): number {
+  if (!user.readable(PIT_STATE_SIZE)) return -EFAULT;
   const pit = pitOf(file);
   if (pit === undefined) return -ENXIO;
-  if (!user.writable(size)) return -EFAULT;
-  if (size === PIT_STATE2_SIZE) pit.chip.save2To(user.bytes, user.at);
-  else pit.chip.saveTo(user.bytes, user.at);
+  if (!user.writable(PIT_STATE_SIZE)) return -EFAULT;
+  pit.chip.saveTo(user.bytes, user.at);
+  return 0;
+}
+
+/** ENXIO without a PIT, before the pointer is looked at; EFAULT. */
+function getPit2(file: VmFile, user: Argument): number {
+  const pit = pitOf(file);
+  if (pit === undefined) return -ENXIO;
+  if (!user.writable(PIT_STATE2_SIZE)) return -EFAULT;
+  pit.chip.save2To(user.bytes, user.at);
   return 0;
 }
 
@@ -153,9 +161,9 @@ function reinjectControl(file: VmFile, user: Argument): number {
 export const pitIoctls: readonly Entry<VmFile>[] = [
   [KVM_CREATE_PIT, (file) => create(file, KVM_PIT_SPEAKER_DUMMY)],
   [KVM_CREATE_PIT2, createPit2],
-  [KVM_GET_PIT, (file, user) => get(file, user, PIT_STATE_SIZE)],
+  [KVM_GET_PIT, getPit],
   [KVM_SET_PIT, (file, user) => set(file, user, PIT_STATE_SIZE)],
-  [KVM_GET_PIT2, (file, user) => get(file, user, PIT_STATE2_SIZE)],
+  [KVM_GET_PIT2, getPit2],
   [KVM_SET_PIT2, (file, user) => set(file, user, PIT_STATE2_SIZE)],
   [KVM_REINJECT_CONTROL, reinjectControl],
 ];
