@@ -1,0 +1,273 @@
+/**
+ * The processor's side of a virtual GIC: list registers, filled from the processor's queue before the guest runs and
+ * folded back after it, and what a guest does with them: acknowledge, end, deactivate (arch/arm64/kvm/vgic/vgic-v3.c
+ * and vgic-v2.c, 6.1; Arm IHI 0069H 4.7 to 4.9, 6.3; IHI 0048B chapter 5).
+ *
+ * A guest's step is `load` → accesses → `save`. After an access that ends a level-triggered interrupt the hypervisor is
+ * told (`maintenance`): it saves, looks at `gic.acked`, and loads again.
+ *
+ * Missing: the separate group 0 and group 1 binary points of two security states; EOIcount; preemption between the two
+ * halves of a 16-bit priority space (five bits of priority fit one word of active priorities).
+ */
+import { EINVAL, ENOENT } from "../abi/errno.ts";
+import { type Gic, type GicCpu, type GicIrq, type ListRegister, NR_PRIVATE_IRQS, NR_SGIS } from "./gic.ts";
+
+/** Nothing to acknowledge. */
+export const SPURIOUS = 1023;
+/** The idle priority. */
+const IDLE = 0xff;
+
+const isV2Sgi = (gic: Gic, irq: GicIrq): boolean => gic.version === 2 && irq.intid < NR_SGIS;
+
+/** GICv2: several processors have sent the same SGI. */
+const fromSeveral = (gic: Gic, irq: GicIrq): boolean =>
+  isV2Sgi(gic, irq) && (irq.source & (irq.source - 1)) !== 0;
+
+/** Active first, then pending ones by priority (vgic_irq_cmp); equal ones stay in their order. */
+function compare(a: GicIrq, b: GicIrq): number {
+  if (a.active || b.active) return Number(b.active) - Number(a.active);
+  const ready = Number(b.enabled && b.pending) - Number(a.enabled && a.pending);
+  return ready !== 0 || !(a.enabled && a.pending) ? ready : a.priority - b.priority;
+}
+
+/** Fills the list registers (vgic_flush_lr_state). */
+export function load(gic: Gic, cpu: GicCpu): void {
+  const { lrs, queue } = cpu;
+  lrs.length = 0;
+  const several = queue.some((irq) => fromSeveral(gic, irq));
+  if (several || queue.length > gic.hardware.listRegisters) queue.sort(compare);
+  let limit = IDLE;
+  for (const irq of queue) {
+    if (lrs.length === gic.hardware.listRegisters) break;
+    // an SGI with several senders must be served before anything of lower priority
+    if (several && irq.priority > limit) break;
+    if (gic.destination(irq) !== cpu) continue;
+    lrs.push(listRegister(gic, irq));
+    if (irq.source !== 0) limit = irq.priority;
+  }
+}
+
+/** One list register (vgic_v3_populate_lr): an edge's latch moves into it. */
+function listRegister(gic: Gic, irq: GicIrq): ListRegister {
+  let allowPending = true;
+  let eoi = false;
+  let source = 0;
+  if (irq.active) {
+    if (isV2Sgi(gic, irq)) source = irq.activeSource;
+    if (fromSeveral(gic, irq)) {
+      allowPending = false;
+      eoi = true;
+    }
+  }
+  if (!irq.edge) {
+    eoi = true;
+    // pending and active at once would make a second interrupt of one level
+    if (irq.active) allowPending = false;
+  }
+  const pending = allowPending && irq.pending;
+  if (pending) {
+    if (irq.edge) irq.pendingLatch = false;
+    if (isV2Sgi(gic, irq) && irq.source !== 0) {
+      source = 31 - Math.clz32(irq.source & -irq.source);
+      irq.source &= irq.source - 1;
+      if (irq.source !== 0) {
+        irq.pendingLatch = true;
+        eoi = true;
+      }
+    }
+  }
+  return { irq, pending, active: irq.active, eoi, priority: irq.priority, group: irq.group, source };
+}
+
+/** Takes the list registers back (vgic_v3_fold_lr_state), notes the lines that ended, and tidies the queue. */
+export function save(gic: Gic, cpu: GicCpu): void {
+  for (const lr of cpu.lrs) {
+    const { irq } = lr;
+    const idle = !lr.pending && !lr.active;
+    if (idle && lr.eoi && irq.intid >= NR_PRIVATE_IRQS && irq.intid < gic.nrIrqs) gic.acked.push(irq.intid);
+    irq.active = lr.active;
+    if (lr.active && isV2Sgi(gic, irq)) irq.activeSource = lr.source;
+    if (irq.edge && lr.pending) {
+      irq.pendingLatch = true;
+      if (isV2Sgi(gic, irq)) irq.source |= 1 << lr.source;
+    }
+    if (!irq.edge && idle) irq.pendingLatch = false;
+  }
+  cpu.lrs.length = 0;
+  gic.prune(cpu);
+}
+
+/** Whether something ended of which the hypervisor wants to know. */
+export const maintenance = (cpu: GicCpu): boolean =>
+  cpu.lrs.some((lr) => lr.eoi && !lr.pending && !lr.active);
+
+/** How many low bits of a priority do not preempt. */
+function groupMask(cpu: GicCpu, group: number): number {
+  const { bpr, abpr, cbpr } = cpu.control;
+  const point = group === 0 || cbpr === 1 ? bpr : Math.max(abpr - 1, 0);
+  return (IDLE << (point + 1)) & IDLE;
+}
+
+/** The priority of what the processor is busy with (ICC_RPR_EL1). */
+export function runningPriority(cpu: GicCpu): number {
+  const active = cpu.ap0r | cpu.ap1r;
+  return active === 0 ? IDLE : (31 - Math.clz32(active & -active)) << (8 - cpu.priorityBits);
+}
+
+/** The list register that would be acknowledged now. */
+export function highestPending(cpu: GicCpu): ListRegister | undefined {
+  let best: ListRegister | undefined;
+  for (const lr of cpu.lrs)
+    if (
+      lr.pending &&
+      !lr.active &&
+      (lr.group === 0 ? cpu.control.grpen0 : cpu.control.grpen1) === 1 &&
+      (best === undefined || lr.priority < best.priority)
+    )
+      best = lr;
+  if (best === undefined || best.priority >= cpu.control.pmr) return undefined;
+  const mask = groupMask(cpu, best.group);
+  return (best.priority & mask) < (runningPriority(cpu) & mask) ? best : undefined;
+}
+
+/** A read of ICC_IAR<group>_EL1, or of GICC_IAR with `group` left out: the number, from bit 10 on a GICv2 SGI's sender. */
+export function acknowledge(cpu: GicCpu, group?: number): number {
+  const lr = highestPending(cpu);
+  if (lr === undefined || (group !== undefined && lr.group !== group)) return SPURIOUS;
+  lr.pending = false;
+  lr.active = true;
+  const bit = 1 << ((lr.priority & groupMask(cpu, lr.group)) >>> (8 - cpu.priorityBits));
+  if (lr.group === 0) cpu.ap0r = (cpu.ap0r | bit) >>> 0;
+  else cpu.ap1r = (cpu.ap1r | bit) >>> 0;
+  return lr.irq.intid | (lr.source << 10);
+}
+
+/** A write of ICC_EOIR<group>_EL1 or GICC_EOIR: the priority drops, and unless EOImode is set the interrupt ends. */
+export function endOfInterrupt(cpu: GicCpu, value: number): void {
+  const lowest = cpu.ap0r | cpu.ap1r;
+  const bit = lowest & -lowest;
+  cpu.ap0r = (cpu.ap0r & ~bit) >>> 0;
+  cpu.ap1r = (cpu.ap1r & ~bit) >>> 0;
+  if (cpu.control.eoim === 0) deactivate(cpu, value);
+}
+
+/** A write of ICC_DIR_EL1 or GICC_DIR. */
+export function deactivate(cpu: GicCpu, value: number): void {
+  const intid = cpu.sre !== 0 ? value & 0xff_ffff : value & 0x3ff;
+  const lr = cpu.lrs.find((each) => each.active && each.irq.intid === intid);
+  if (lr !== undefined) lr.active = false;
+}
+
+// ---- system registers, for user space ---------------------------------------------------------------------------------
+
+/** Op0.Op1.CRn.CRm.Op2 as KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS has them in 16 bits. */
+export const ICC_PMR_EL1 = 0xc230;
+export const ICC_BPR0_EL1 = 0xc643;
+export const ICC_AP0R0_EL1 = 0xc644;
+export const ICC_AP1R0_EL1 = 0xc648;
+export const ICC_BPR1_EL1 = 0xc663;
+export const ICC_CTLR_EL1 = 0xc664;
+export const ICC_SRE_EL1 = 0xc665;
+export const ICC_IGRPEN0_EL1 = 0xc666;
+export const ICC_IGRPEN1_EL1 = 0xc667;
+const APR_INDICES = 4;
+
+const isApr = (register: number, first: number): boolean =>
+  register >= first && register < first + APR_INDICES;
+
+/** Whether there is such a register. */
+export const hasSysreg = (register: number): boolean =>
+  register === ICC_PMR_EL1 ||
+  register === ICC_BPR0_EL1 ||
+  isApr(register, ICC_AP0R0_EL1) ||
+  isApr(register, ICC_AP1R0_EL1) ||
+  (register >= ICC_BPR1_EL1 && register <= ICC_IGRPEN1_EL1);
+
+/** Only the first word of active priorities exists with five bits of priority, two with six, four with seven. */
+const maxApr = (cpu: GicCpu): number => (cpu.priorityBits === 7 ? 3 : cpu.priorityBits === 6 ? 1 : 0);
+
+/** Reads a register: the value (32 bits, ≥ 0), −ENOENT, −EINVAL. */
+export function readSysreg(gic: Gic, cpu: GicCpu, register: number): number {
+  if (!hasSysreg(register)) return -ENOENT;
+  const { control } = cpu;
+  if (isApr(register, ICC_AP0R0_EL1) || isApr(register, ICC_AP1R0_EL1)) {
+    const index = register & 3;
+    if (index > maxApr(cpu)) return -EINVAL;
+    if (index !== 0) return 0;
+    return register < ICC_AP1R0_EL1 ? cpu.ap0r : cpu.ap1r;
+  }
+  switch (register) {
+    case ICC_PMR_EL1:
+      return control.pmr;
+    case ICC_BPR0_EL1:
+      return control.bpr;
+    case ICC_BPR1_EL1:
+      return control.cbpr === 0 ? control.abpr : Math.min(control.bpr + 1, 7);
+    case ICC_CTLR_EL1:
+      return (
+        ((cpu.priorityBits - 1) << 8) |
+        (cpu.idBits << 11) |
+        (Number(gic.hardware.seis) << 14) |
+        (Number(gic.hardware.a3v) << 15) |
+        control.cbpr |
+        (control.eoim << 1)
+      );
+    case ICC_SRE_EL1:
+      return cpu.sre;
+    case ICC_IGRPEN0_EL1:
+      return control.grpen0;
+    default:
+      return control.grpen1;
+  }
+}
+
+/** Writes a register: 0, −ENOENT, −EINVAL (a host that has less, an active priority that does not exist). */
+export function writeSysreg(gic: Gic, cpu: GicCpu, register: number, value: bigint): number {
+  if (!hasSysreg(register)) return -ENOENT;
+  const { control } = cpu;
+  const low = Number(value & 0xffff_ffffn);
+  if (isApr(register, ICC_AP0R0_EL1) || isApr(register, ICC_AP1R0_EL1)) {
+    const index = register & 3;
+    if (index > maxApr(cpu)) return -EINVAL;
+    if (index !== 0) return 0;
+    if (register < ICC_AP1R0_EL1) cpu.ap0r = low;
+    else cpu.ap1r = low;
+    return 0;
+  }
+  switch (register) {
+    case ICC_PMR_EL1:
+      control.pmr = low & 0xff;
+      return 0;
+    case ICC_BPR0_EL1:
+      control.bpr = low & 7;
+      return 0;
+    case ICC_BPR1_EL1:
+      if (control.cbpr === 0) control.abpr = low & 7;
+      return 0;
+    case ICC_CTLR_EL1:
+      return writeCtlr(gic, cpu, low);
+    case ICC_SRE_EL1:
+      return (low & 1) === 1 ? 0 : -EINVAL;
+    case ICC_IGRPEN0_EL1:
+      control.grpen0 = low & 1;
+      return 0;
+    default:
+      control.grpen1 = low & 1;
+      return 0;
+  }
+}
+
+/** A host may offer more than was saved, never less (set_gic_ctlr). What was taken before a refusal stays. */
+function writeCtlr(gic: Gic, cpu: GicCpu, value: number): number {
+  const priorityBits = ((value >>> 8) & 7) + 1;
+  if (priorityBits > cpu.priorityBits) return -EINVAL;
+  cpu.priorityBits = priorityBits;
+  const idBits = (value >>> 11) & 7;
+  if (idBits > cpu.idBits) return -EINVAL;
+  cpu.idBits = idBits;
+  if (((value >>> 14) & 1) !== Number(gic.hardware.seis)) return -EINVAL;
+  if (((value >>> 15) & 1) !== Number(gic.hardware.a3v)) return -EINVAL;
+  cpu.control.cbpr = value & 1;
+  cpu.control.eoim = (value >>> 1) & 1;
+  return 0;
+}
