@@ -10,6 +10,7 @@
  */
 import { EINVAL, ENOMEM } from "../abi/errno.ts";
 
+/** Bytes of a page where nobody says otherwise. */
 export const PAGE_SIZE = 4096;
 /** The end of user space on x86-64 with four levels of page tables (arch/x86/include/asm/page_64_types.h, 6.1). */
 export const TASK_SIZE = 0x7fff_ffff_f000;
@@ -92,11 +93,20 @@ export class Mapping {
 
 export class AddressSpace {
   /** by address, ascending, never overlapping */
+  /** bytes of a page: 4096, on some POWER and ARM hosts 65536 */
+  readonly pageSize: number;
+  /** where user space ends; mmap without a hint stays below 2^47 all the same */
+  readonly taskSize: number;
   #mappings: Mapping[] = [];
   #last: Mapping | undefined;
   /** the result of the last successful `locate` */
   bytes: Uint8Array = new Uint8Array(0);
   at = 0;
+
+  constructor(pageSize: number = PAGE_SIZE, taskSize: number = TASK_SIZE) {
+    this.pageSize = pageSize;
+    this.taskSize = taskSize;
+  }
 
   /** The mapping that holds `address`. */
   find(address: number): Mapping | undefined {
@@ -165,15 +175,15 @@ export class AddressSpace {
 
   /** Whether a range can be mapped at all: 0, or −ENOMEM for one that is too large or too high, −EINVAL. */
   mayMap(address: number, length: number, fixed: boolean): number {
-    const size = Math.ceil(length / PAGE_SIZE) * PAGE_SIZE;
-    if (size > TASK_SIZE || (fixed && address + size > TASK_SIZE)) return -ENOMEM;
-    if (fixed) return address % PAGE_SIZE !== 0 ? -EINVAL : 0;
+    const size = Math.ceil(length / this.pageSize) * this.pageSize;
+    if (size > this.taskSize || (fixed && address + size > this.taskSize)) return -ENOMEM;
+    if (fixed) return address % this.pageSize !== 0 ? -EINVAL : 0;
     return Math.min(this.#gap(size), 0);
   }
 
   /** Whether a part of the range is mapped. */
   overlaps(address: number, length: number): boolean {
-    return !this.#isFree(address, Math.ceil(length / PAGE_SIZE) * PAGE_SIZE);
+    return !this.#isFree(address, Math.ceil(length / this.pageSize) * this.pageSize);
   }
 
   /**
@@ -191,15 +201,15 @@ export class AddressSpace {
   ): number {
     const place = this.mayMap(address, length, fixed);
     if (place < 0 || length <= 0) return place < 0 ? place : -ENOMEM;
-    const size = Math.ceil(length / PAGE_SIZE) * PAGE_SIZE;
+    const size = Math.ceil(length / this.pageSize) * this.pageSize;
     let start: number;
     if (fixed) {
       this.unmap(address, size);
       start = address;
     } else {
-      const hint = Math.floor(address / PAGE_SIZE) * PAGE_SIZE;
+      const hint = Math.floor(address / this.pageSize) * this.pageSize;
       start =
-        hint >= MMAP_MIN && hint + size <= TASK_SIZE && this.#isFree(hint, size) ? hint : this.#gap(size);
+        hint >= MMAP_MIN && hint + size <= this.taskSize && this.#isFree(hint, size) ? hint : this.#gap(size);
       if (start < 0) return -ENOMEM;
     }
     const hold = released === undefined ? undefined : new Hold(released);
@@ -218,7 +228,7 @@ export class AddressSpace {
         if (offset >= 0 && offset + buffer.length <= mapping.bytes.length) return mapping.start + offset;
       }
     const bytes = new Uint8Array(whole);
-    const start = this.#gap(Math.max(PAGE_SIZE, Math.ceil(bytes.length / PAGE_SIZE) * PAGE_SIZE));
+    const start = this.#gap(Math.max(this.pageSize, Math.ceil(bytes.length / this.pageSize) * this.pageSize));
     const end = start + Math.max(bytes.length, 1);
     this.#insert(new Mapping(start, end, PROT_READ | PROT_WRITE, true, { bytes }));
     return start + buffer.byteOffset;
@@ -226,9 +236,9 @@ export class AddressSpace {
 
   /** Takes away every page of the range; what is partly inside is split. */
   unmap(address: number, length: number): number {
-    if (address % PAGE_SIZE !== 0 || length <= 0 || address < 0 || address + length > TASK_SIZE)
+    if (address % this.pageSize !== 0 || length <= 0 || address < 0 || address + length > this.taskSize)
       return -EINVAL;
-    const end = address + Math.ceil(length / PAGE_SIZE) * PAGE_SIZE;
+    const end = address + Math.ceil(length / this.pageSize) * this.pageSize;
     this.#last = undefined;
     const kept: Mapping[] = [];
     const gone: Mapping[] = [];
@@ -247,8 +257,8 @@ export class AddressSpace {
 
   /** Changes what may be done with the pages of a range: −ENOMEM where a page of it is not mapped. */
   protect(address: number, length: number, prot: number): number {
-    if (address % PAGE_SIZE !== 0) return -EINVAL;
-    const end = address + Math.ceil(length / PAGE_SIZE) * PAGE_SIZE;
+    if (address % this.pageSize !== 0) return -EINVAL;
+    const end = address + Math.ceil(length / this.pageSize) * this.pageSize;
     for (let at = address; at < end; ) {
       const mapping = this.find(at);
       if (mapping === undefined) return -ENOMEM;
@@ -272,7 +282,7 @@ export class AddressSpace {
 
   /** The copy that a forked child sees: shared mappings are shared, private ones copied. */
   fork(): AddressSpace {
-    const child = new AddressSpace();
+    const child = new AddressSpace(this.pageSize, this.taskSize);
     child.#mappings = this.#mappings.map((m) => {
       const shared = m.shared || m.device !== undefined;
       const backing =
@@ -347,13 +357,13 @@ export class AddressSpace {
 
   /** The highest free place below the base with a free page above it, or −ENOMEM. */
   #gap(size: number): number {
-    let top = MMAP_BASE;
+    let top = Math.floor(MMAP_BASE / this.pageSize) * this.pageSize;
     for (let i = this.#mappings.length - 1; i >= 0; i--) {
       const mapping = this.#mappings[i];
       if (mapping.start >= MMAP_BASE) continue;
-      const free = Math.ceil(mapping.end / PAGE_SIZE) * PAGE_SIZE + PAGE_SIZE;
+      const free = Math.ceil(mapping.end / this.pageSize) * this.pageSize + this.pageSize;
       if (top - size >= free) return top - size;
-      top = Math.min(top, mapping.start - PAGE_SIZE);
+      top = Math.min(top, mapping.start - this.pageSize);
     }
     return top - size >= MMAP_MIN ? top - size : -ENOMEM;
   }

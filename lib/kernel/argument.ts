@@ -8,7 +8,7 @@
  * No copy is made where the bytes lie in one mapping. Where they span several, `readable` gathers them and
  * `writable` scatters them when the call ends (`finish`).
  */
-import { type AddressSpace, PROT_READ, PROT_WRITE, TASK_SIZE } from "./address-space.ts";
+import { type AddressSpace, PROT_READ, PROT_WRITE } from "./address-space.ts";
 
 /** What a caller may pass where Linux takes `unsigned long`. */
 export type UserArgument = number | bigint | Uint8Array;
@@ -61,7 +61,8 @@ export class Argument {
   /** Copies bytes out; false for EFAULT, with every byte before the fault written (copy_to_user). */
   copyOut(source: Uint8Array): boolean {
     const direct = this.#direct;
-    if (direct === undefined) return this.value < TASK_SIZE && this.#memory!.copyOut(this.value, source);
+    if (direct === undefined)
+      return this.value < this.#memory!.taskSize && this.#memory!.copyOut(this.value, source);
     const fits = Math.min(source.length, direct.length);
     direct.set(fits === source.length ? source : source.subarray(0, fits));
     return fits === source.length;
@@ -94,7 +95,7 @@ export class Argument {
     if (size === 0 && skip === 0) return true;
     const memory = this.#memory!;
     const address = this.value;
-    if (address + skip + size > TASK_SIZE) return false;
+    if (address + skip + size > memory.taskSize) return false;
     if (memory.locate(address, skip + size, access)) {
       this.bytes = memory.bytes;
       this.at = memory.at;

@@ -2,6 +2,7 @@
  * What every process of a host shares: the virtual clock, deferred work, faults on demand, and the names under /dev.
  */
 import { EINTR } from "../abi/errno.ts";
+import { PAGE_SIZE, TASK_SIZE } from "./address-space.ts";
 import { Clock } from "./clock.ts";
 import { Faults } from "./faults.ts";
 import type { File } from "./file.ts";
@@ -23,6 +24,10 @@ export interface KernelOptions {
   behaviour?: Partial<KernelBehaviour>;
   policy?: Policy;
   clock?: Clock;
+  /** bytes of a page of memory; 4096 by default */
+  pageSize?: number;
+  /** where user space ends; by default where it does on x86-64 */
+  taskSize?: number;
   /** called when a call would sleep for ever: what it waits for. The call then answers −EINTR. */
   onDeadlock?: (report: string) => void;
 }
@@ -32,6 +37,8 @@ export class Kernel {
   readonly work: WorkQueue;
   readonly faults = new Faults();
   readonly behaviour: KernelBehaviour;
+  readonly pageSize: number;
+  readonly taskSize: number;
   /** device nodes by path; a path that ends in "/" opens everything below it */
   readonly nodes = new Map<string, Open>();
   /** calls that would have slept for ever, oldest first */
@@ -43,6 +50,8 @@ export class Kernel {
   constructor(options: KernelOptions = {}) {
     this.clock = options.clock ?? new Clock();
     this.work = new WorkQueue(options.policy);
+    this.pageSize = options.pageSize ?? PAGE_SIZE;
+    this.taskSize = options.taskSize ?? TASK_SIZE;
     this.behaviour = { eventfdExactWrite: true, epollIoctl: true, ...options.behaviour };
     this.#onDeadlock = options.onDeadlock;
   }

@@ -19,15 +19,7 @@ import {
   ESPIPE,
 } from "../abi/errno.ts";
 import type { Encoding, Request } from "../abi/ioctl.ts";
-import {
-  AddressSpace,
-  type Backing,
-  PAGE_SIZE,
-  PROT_WRITE,
-  type SIGBUS,
-  type SIGSEGV,
-  TASK_SIZE,
-} from "./address-space.ts";
+import { AddressSpace, type Backing, PROT_WRITE, type SIGBUS, type SIGSEGV } from "./address-space.ts";
 import { Argument, type UserArgument } from "./argument.ts";
 import { canPoll, EPOLL_CTL_DEL, Epoll } from "./epoll.ts";
 import { EFD_CLOEXEC, EFD_NONBLOCK, EFD_SEMAPHORE, EventFd } from "./eventfd.ts";
@@ -133,7 +125,7 @@ export class Process implements Syscalls {
     this.kernel = kernel;
     this.encoding = options.encoding ?? "generic";
     this.fds = new FdTable();
-    this.mm = new AddressSpace();
+    this.mm = new AddressSpace(kernel.pageSize, kernel.taskSize);
     const standard = new NullFile(kernel, 2);
     for (let fd = 0; fd < (options.firstDescriptor ?? 3); fd++) this.fds.install(standard);
   }
@@ -269,7 +261,7 @@ export class Process implements Syscalls {
       return -EINVAL;
     const user = this.#argument.point(this.mm, buffer);
     const size = unsigned(count);
-    if (user.value + size > TASK_SIZE) return -EFAULT;
+    if (user.value + size > this.mm.taskSize) return -EFAULT;
     if (position + size > 2 ** 63) return -EOVERFLOW;
     const part = Math.min(size, MAX_RW_COUNT);
     const result = writing ? file.write(user, part, position) : file.read(user, part, position);
@@ -285,7 +277,7 @@ export class Process implements Syscalls {
 
   /** The checks stand in Linux's order: mm/util.c:ksys_mmap_pgoff, then mm/mmap.c:do_mmap (6.1). */
   mmap(address: number, length: number, prot: number, flags: number, fd: number, offset: number): number {
-    if (offset % PAGE_SIZE !== 0) return -EINVAL;
+    if (offset % this.mm.pageSize !== 0) return -EINVAL;
     let file: File | undefined;
     if ((flags & MAP_ANONYMOUS) === 0) {
       file = this.#descriptor(fd);

@@ -2,7 +2,7 @@
  * Guest physical memory: slots of user memory (KVM_SET_USER_MEMORY_REGION, …2), their dirty logs, and the way from a
  * guest physical address to bytes (virt/kvm/kvm_main.c:__kvm_set_memory_region, kvm_get_dirty_log, 6.1 and 6.18).
  *
- * Frame numbers are plain numbers: an address has up to 64 bits, a frame number up to 52. Slots of one address space
+ * Frame numbers are plain numbers: an address has up to 64 bits, a frame number up to 52. A frame is a page of the host. Slots of one address space
  * are kept sorted by frame, so a lookup is a binary search.
  *
  * Missing: memory attributes (KVM_SET_MEMORY_ATTRIBUTES), guest_memfd as backing.
@@ -17,17 +17,13 @@ import {
   KvmUserspaceMemoryRegion2,
 } from "../abi/kvm.ts";
 import { load32 } from "../abi/struct.ts";
-import { TASK_SIZE } from "../kernel/address-space.ts";
 import type { Argument } from "../kernel/argument.ts";
 import type { Vm, VmFile } from "./vm.ts";
 
-const PAGE = 4096;
 /** KVM_MEM_SLOTS_NUM: SHRT_MAX (include/linux/kvm_host.h, 6.1) */
 const MEM_SLOTS_NUM = 32767;
 /** KVM_MEM_MAX_NR_PAGES (include/linux/kvm_host.h, 6.1) */
 const MAX_PAGES = 2 ** 31 - 1;
-/** how many frames 64 bits of address hold */
-const FRAMES = 2 ** 52;
 
 export type MemoryChange = "create" | "delete" | "move" | "flags";
 
@@ -51,6 +47,8 @@ export class MemorySlots {
   /** how many ids user space may use (KVM_CAP_NR_MEMSLOTS) */
   readonly userSlots: number;
   readonly readonlySupported: boolean;
+  /** bytes of a frame: the host's page */
+  readonly pageSize: number;
   /** KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 as enabled: 1 manual protect, 2 initially set */
   manualDirtyLogProtect = 0;
   /** changes with every change of a slot: a cached lookup compares it */
@@ -58,6 +56,7 @@ export class MemorySlots {
 
   constructor(vm: Vm, userSlots: number, addressSpaces: number, readonlySupported: boolean) {
     this.#vm = vm;
+    this.pageSize = vm.host.pageSize;
     this.userSlots = userSlots;
     this.readonlySupported = readonlySupported;
     for (let i = 0; i < addressSpaces; i++) {
@@ -91,9 +90,9 @@ export class MemorySlots {
 
   /** The user address behind a guest physical address, or −1 where no slot is. */
   userAddress(guestAddress: number, addressSpace = 0): number {
-    const frame = Math.floor(guestAddress / PAGE);
+    const frame = Math.floor(guestAddress / this.pageSize);
     const slot = this.find(frame, addressSpace);
-    return slot === undefined ? -1 : slot.userspaceAddress + (guestAddress - slot.baseFrame * PAGE);
+    return slot === undefined ? -1 : slot.userspaceAddress + (guestAddress - slot.baseFrame * this.pageSize);
   }
 
   /** Marks a guest frame dirty, where its slot keeps a log. */
@@ -113,9 +112,9 @@ export class MemorySlots {
     if ((flags & ~validFlags) !== 0) return -EINVAL;
     const addressSpace = slotNumber >>> 16;
     const id = slotNumber & 0xffff;
-    if (userspaceAddress + pages * PAGE > TASK_SIZE) return -EINVAL;
+    if (userspaceAddress + pages * this.pageSize > this.#vm.mm.taskSize) return -EINVAL;
     if (addressSpace >= this.#slots.length || id >= MEM_SLOTS_NUM) return -EINVAL;
-    if (pages !== 0 && baseFrame + pages >= FRAMES) return -EINVAL;
+    if (pages !== 0 && baseFrame + pages >= 2 ** 64 / this.pageSize) return -EINVAL;
     if (pages > MAX_PAGES) return -EINVAL;
 
     const old = this.#slots[addressSpace].get(id);
@@ -242,14 +241,15 @@ export function setUserMemoryRegion2(file: VmFile, user: Argument): number {
 function setRegion(vm: Vm, user: Argument): number {
   const region = KvmUserspaceMemoryRegion.at(user.bytes, user.at);
   const slots = vm.slots;
+  const page = slots.pageSize;
   if ((region.slot & 0xffff) >= slots.userSlots) return -EINVAL;
   const { guest_phys_addrLo, memory_sizeLo, userspace_addrLo } = region;
-  if (((guest_phys_addrLo | memory_sizeLo | userspace_addrLo) & (PAGE - 1)) !== 0) return -EINVAL;
+  if (((guest_phys_addrLo | memory_sizeLo | userspace_addrLo) & (page - 1)) !== 0) return -EINVAL;
   return slots.set(
     region.slot,
     region.flags,
-    region.guest_phys_addrHi * 2 ** 20 + (guest_phys_addrLo >>> 12),
-    region.memory_sizeHi * 2 ** 20 + (memory_sizeLo >>> 12),
+    (region.guest_phys_addrHi * 2 ** 32 + guest_phys_addrLo) / page,
+    (region.memory_sizeHi * 2 ** 32 + memory_sizeLo) / page,
     region.userspace_addrHi * 2 ** 32 + userspace_addrLo,
   );
 }

@@ -29,6 +29,12 @@ export interface MachineOptions {
 
 export const architectures: Partial<Record<ArchName, KvmArch>> = { x86_64: x86, ppc64le: ppc };
 
+/** Where user space ends (arch/powerpc/include/asm/task_size_64.h, arch/arm64/include/asm/processor.h, 6.1). */
+const taskSizes: Partial<Record<ArchName, { taskSize: number }>> = {
+  ppc64le: { taskSize: 2 ** 52 },
+  arm64: { taskSize: 2 ** 48 },
+};
+
 export class Machine {
   readonly profile: Profile;
   readonly kernel: Kernel;
@@ -38,7 +44,12 @@ export class Machine {
   constructor(profile: Profile = defaultProfile, options: MachineOptions = {}) {
     this.profile = profile;
     const behaviour = behaviourOf(profile.release);
-    this.kernel = new Kernel({ ...options, behaviour });
+    this.kernel = new Kernel({
+      ...options,
+      behaviour,
+      pageSize: profile.pageSize,
+      ...taskSizes[profile.arch],
+    });
     const arch = architectures[profile.arch];
     if (arch !== undefined && profile.flavour !== null) {
       const { release, flavour, systemCapabilities, vmCapabilities, vcpuMmapSize, pageSize, facts } = profile;
