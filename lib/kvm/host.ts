@@ -22,6 +22,34 @@ export interface HostFacts {
   readonly msrIndices?: readonly number[];
   readonly msrFeatureIndices?: readonly number[];
   readonly msrFeatureValues?: ReadonlyMap<number, bigint>;
+  /** frequency of the host's TSC */
+  readonly tscKhz?: number;
+  /** KVM_X86_GET_MCE_CAP_SUPPORTED */
+  readonly mceCap?: bigint;
+  /** XSAVE components that a guest may have (KVM_X86_XCOMP_GUEST_SUPP) */
+  readonly guestXcr0?: number;
+  /** XSAVE components of the host's processes, as the software bytes of an XSAVE area tell */
+  readonly userXfeatures?: number;
+  /** what a guest's CPUID shows whatever KVM_SET_CPUID2 says; undefined where KVM answers every CPUID itself */
+  readonly nativeCpuid?: NativeCpuid;
+}
+
+/** The CPUID of a guest that executes the instruction on the bare processor. */
+export interface NativeCpuid {
+  /** leaves that are taken out of a table */
+  readonly removed: readonly number[];
+  /** a register of a leaf: the bits of the table that are kept, those that are set, and those that need AVX's state */
+  readonly registers: readonly {
+    readonly leaf: number;
+    readonly index: number;
+    /** where the register stands in an entry: 12 eax, 16 ebx, 20 ecx, 24 edx */
+    readonly register: number;
+    readonly keep: number;
+    readonly force: number;
+    readonly avx: number;
+  }[];
+  /** leaf 0xd, entries of 40 bytes, index 0 first: added where leaf 1 is there and 0xd.0 is not */
+  readonly xsave: readonly Uint8Array[];
 }
 
 export interface KvmHost {

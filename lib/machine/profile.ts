@@ -3,6 +3,7 @@
  * header of a trace is such a description; `profileFromHeader` takes it as it is.
  */
 import type { HostFacts } from "../kvm/host.ts";
+import { factsOf, type HeaderFacts } from "./facts.ts";
 
 export type ArchName = "x86_64" | "arm64" | "ppc64le" | "riscv64";
 
@@ -35,13 +36,7 @@ export interface ProfileHeader {
   host?: Record<string, unknown>;
   devices?: readonly unknown[];
   pci?: readonly unknown[];
-  facts?: {
-    supportedCpuid?: string;
-    emulatedCpuid?: string;
-    msrIndices?: string;
-    msrFeatureIndices?: string;
-    msrFeatureValues?: Record<string, string>;
-  };
+  facts?: HeaderFacts;
 }
 
 /**
@@ -65,7 +60,7 @@ export function profileFromHeader(header: ProfileHeader): Profile {
     vmCapabilities: capabilities(header.capabilities?.vm),
     vcpuMmapSize: header.vcpuMmapSize ?? vcpuPages(header) * (header.page_size ?? 4096),
     pageSize: header.page_size ?? 4096,
-    facts: {},
+    facts: factsOf(header.arch, header.kernel, header.kvm ?? null, header.facts),
     host: header.host ?? {},
     devices: header.devices ?? [],
     pci: header.pci ?? [],

@@ -5,22 +5,65 @@
 import { EINVAL, ENOTTY } from "../../abi/errno.ts";
 import { KVM_CAP_VM_TYPES, KVM_DEV_TYPE_VFIO } from "../../abi/kvm.ts";
 import type { KvmArch } from "../arch.ts";
+import { guestMemfdIoctls } from "../guest-memfd.ts";
 import type { KvmHost } from "../host.ts";
+import { signalMaskIoctls } from "../signal-mask.ts";
+import { statsVcpuIoctls, statsVmIoctls } from "../stats.ts";
 import { createVfioDevice } from "../vfio-device.ts";
+import { absentVcpuIoctls, absentVmIoctls } from "./absent.ts";
+import { attributeSystemIoctls, attributeVcpuIoctls } from "./attributes.ts";
+import { clockVcpuIoctls, clockVmIoctls } from "./clock.ts";
+import { cpuidIoctls, cpuidSystemIoctls } from "./cpuid.ts";
+import { debugIoctls } from "./debug.ts";
+import { eventIoctls } from "./events.ts";
+import { filterIoctls } from "./filters.ts";
+import { fpuIoctls } from "./fpu.ts";
 import { irqchipIoctls } from "./irqchip.ts";
 import { lapicIoctls } from "./lapic.ts";
+import { mceIoctls, mceSystemIoctls } from "./mce.ts";
 import { mpStateIoctls } from "./mp-state.ts";
+import { msrIoctls, msrSystemIoctls } from "./msrs.ts";
 import { pitIoctls } from "./pit.ts";
+import { registerIoctls } from "./registers.ts";
 import { memoryIoctls } from "./special-pages.ts";
+import { vcpuStats, vmStats } from "./stats.ts";
+import { translateIoctls } from "./translate.ts";
+import { vapicIoctls } from "./vapic.ts";
 import { X86Vcpu } from "./vcpu.ts";
 import { X86Vm } from "./vm.ts";
 
 export const x86: KvmArch = {
   name: "x86_64",
   encoding: "generic",
-  systemIoctls: [],
-  vmIoctls: [...irqchipIoctls, ...pitIoctls, ...memoryIoctls],
-  vcpuIoctls: [...lapicIoctls, ...mpStateIoctls],
+  systemIoctls: [...cpuidSystemIoctls, ...msrSystemIoctls, ...mceSystemIoctls, ...attributeSystemIoctls],
+  vmIoctls: [
+    ...irqchipIoctls,
+    ...pitIoctls,
+    ...memoryIoctls,
+    ...clockVmIoctls,
+    ...filterIoctls,
+    ...guestMemfdIoctls,
+    ...statsVmIoctls(vmStats),
+    ...absentVmIoctls,
+  ],
+  vcpuIoctls: [
+    ...lapicIoctls,
+    ...mpStateIoctls,
+    ...registerIoctls,
+    ...cpuidIoctls,
+    ...msrIoctls,
+    ...fpuIoctls,
+    ...debugIoctls,
+    ...eventIoctls,
+    ...mceIoctls,
+    ...clockVcpuIoctls,
+    ...attributeVcpuIoctls,
+    ...vapicIoctls,
+    ...translateIoctls,
+    ...signalMaskIoctls,
+    ...statsVcpuIoctls(vcpuStats),
+    ...absentVcpuIoctls,
+  ],
   deviceTypes: new Map([[KVM_DEV_TYPE_VFIO, createVfioDevice]]),
   unknownVmIoctl: -ENOTTY,
   /** type 0, and where KVM_CAP_VM_TYPES names more, the numbers of its bits */

@@ -1,28 +1,58 @@
 /**
- * KVM_GET_MP_STATE, KVM_SET_MP_STATE: `struct kvm_mp_state`, one u32 (arch/x86/kvm/x86.c, 6.1).
+ * Whether a vCPU runs, sleeps, or waits to be started: KVM_GET_MP_STATE, KVM_SET_MP_STATE, `struct kvm_mp_state`, one
+ * u32 (arch/x86/kvm/x86.c, arch/x86/kvm/lapic.c:kvm_apic_accept_events, 6.1 and 6.18).
  */
 import { EFAULT, EINVAL } from "../../abi/errno.ts";
-import { KVM_GET_MP_STATE, KVM_SET_MP_STATE } from "../../abi/kvm.ts";
+import {
+  KVM_GET_MP_STATE,
+  KVM_MP_STATE_INIT_RECEIVED,
+  KVM_MP_STATE_RUNNABLE,
+  KVM_MP_STATE_SIPI_RECEIVED,
+  KVM_SET_MP_STATE,
+} from "../../abi/kvm.ts";
 import { load32, store32 } from "../../abi/struct.ts";
+import { EVENT_INIT, EVENT_SIPI } from "../../hardware/lapic.ts";
 import type { Argument } from "../../kernel/argument.ts";
 import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
-const RUNNABLE = 0;
+/** INIT and startup IPIs that came as messages take effect: an INIT first, then a startup of a vCPU that waits for it. */
+export function acceptEvents(vcpu: X86Vcpu): void {
+  const { lapic } = vcpu;
+  if (lapic === undefined || lapic.pendingEvents === 0) return;
+  const events = lapic.pendingEvents;
+  lapic.pendingEvents = 0;
+  if ((events & EVENT_INIT) !== 0) {
+    vcpu.init();
+    vcpu.mpState = vcpu.isBootCpu ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
+  }
+  if ((events & EVENT_SIPI) !== 0 && vcpu.mpState === KVM_MP_STATE_INIT_RECEIVED) {
+    vcpu.registers.startAt(lapic.sipiVector);
+    vcpu.mpState = KVM_MP_STATE_RUNNABLE;
+  }
+}
 
 function getMpState(file: VcpuFile, user: Argument): number {
+  const vcpu = file.vcpu.arch as X86Vcpu;
+  acceptEvents(vcpu);
   if (!user.writable(4)) return -EFAULT;
-  store32(user.bytes, user.at, (file.vcpu.arch as X86Vcpu).mpState);
+  store32(user.bytes, user.at, vcpu.mpState);
   return 0;
 }
 
-/** EINVAL for a state that is none, and for any but RUNNABLE without an in-kernel local APIC. */
+/** EFAULT; EINVAL for any state but RUNNABLE without an in-kernel local APIC. With one, every number is taken. */
 function setMpState(file: VcpuFile, user: Argument): number {
   if (!user.readable(4)) return -EFAULT;
   const state = load32(user.bytes, user.at);
   const vcpu = file.vcpu.arch as X86Vcpu;
-  if (vcpu.vm.irqchipMode === "none" && state !== RUNNABLE) return -EINVAL;
+  if (vcpu.lapic === undefined) {
+    if (state !== KVM_MP_STATE_RUNNABLE) return -EINVAL;
+  } else if (state === KVM_MP_STATE_SIPI_RECEIVED) {
+    vcpu.mpState = KVM_MP_STATE_INIT_RECEIVED;
+    vcpu.lapic.pendingEvents |= EVENT_SIPI;
+    return 0;
+  }
   vcpu.mpState = state;
   return 0;
 }

@@ -3,7 +3,15 @@ import { EINTR, EINVAL } from "../../abi/errno.ts";
 import { Lapic } from "../../hardware/lapic.ts";
 import type { VcpuArch } from "../arch.ts";
 import type { Vcpu } from "../vcpu.ts";
+import { enableVcpuCap } from "./capabilities.ts";
+import { Cpuid } from "./cpuid.ts";
+import { DebugRegisters } from "./debug.ts";
+import { Events } from "./events.ts";
+import { Fpu } from "./fpu.ts";
 import { LapicClock } from "./lapic.ts";
+import { MachineCheck } from "./mce.ts";
+import { Msrs } from "./msrs.ts";
+import { Registers } from "./registers.ts";
 import type { X86Vm } from "./vm.ts";
 
 /** KVM_MP_STATE_RUNNABLE, _UNINITIALIZED */
@@ -17,11 +25,30 @@ export class X86Vcpu implements VcpuArch {
   /** with an in-kernel irqchip only; its timer runs on the host's clock by `lapicClock.follow()` */
   readonly lapic: Lapic | undefined;
   readonly lapicClock: LapicClock | undefined;
+  readonly cpuid = new Cpuid();
+  readonly registers: Registers;
+  readonly fpu = new Fpu();
+  readonly debug = new DebugRegisters();
+  readonly events = new Events();
+  readonly msrs: Msrs;
+  readonly mce = new MachineCheck();
+  /** the frequency that the guest is told, as KVM_SET_TSC_KHZ left it */
+  tscKhz: number;
+  /** KVM_RUN has been entered: CPUID does not change any more */
+  hasRun = false;
+  /** paravirtual features only where CPUID shows them (KVM_CAP_ENFORCE_PV_FEATURE_CPUID) */
+  enforcesPvCpuid = false;
+  reportsTprAccess = false;
+  /** guest physical address of the page for TPR accesses, 0 for none */
+  vapicAddress = 0;
 
   constructor(vm: X86Vm, vcpu: Vcpu) {
     this.vm = vm;
     this.vcpu = vcpu;
     this.mpState = vm.irqchipMode === "none" || vcpu.id === vm.bootCpuId ? RUNNABLE : UNINITIALIZED;
+    this.tscKhz = vm.tscKhz;
+    this.msrs = new Msrs(this);
+    this.registers = new Registers(this);
     if (vm.irqchip !== undefined) {
       this.lapic = new Lapic(vm.irqchip.system, vcpu.id, this.isBootCpu);
       this.lapicClock = new LapicClock(this.lapic, vcpu.vm.kernel.clock);
@@ -38,11 +65,32 @@ export class X86Vcpu implements VcpuArch {
   }
 
   run(): number {
+    this.hasRun = true;
     return -EINTR;
   }
 
-  enableCap(_capability: number, _flags: number, _args: readonly bigint[]): number {
-    return -EINVAL;
+  enableCap(capability: number, flags: number, args: readonly bigint[]): number {
+    return enableVcpuCap(this, capability, flags, args);
+  }
+
+  /** KVM_SET_CPUID, KVM_SET_CPUID2: 0, or why not. After the first KVM_RUN only the same table is taken. */
+  setCpuid(entries: Uint8Array): number {
+    if (this.hasRun) return this.cpuid.agreesWith(entries, this.vm.vm.host.facts.nativeCpuid) ? 0 : -EINVAL;
+    const failed = this.cpuid.set(entries, this.vm.vm.host.facts.nativeCpuid);
+    if (failed < 0) return failed;
+    this.lapic?.setCpuid({
+      x2apic: this.cpuid.hasX2apic,
+      tscDeadline: this.cpuid.hasTscDeadline,
+      intelCompatible: this.cpuid.isIntelCompatible,
+      physicalAddressBits: this.cpuid.physicalAddressBits,
+    });
+    return 0;
+  }
+
+  /** INIT: the registers as after power on; the FPU, MSRs and the APIC's base keep what they had. */
+  init(): void {
+    this.registers.reset();
+    this.events.reset();
   }
 
   destroy(): void {

@@ -1,11 +1,19 @@
 /** What an x86 VM holds beside the common part: the interrupt controllers and the settings of KVM_ENABLE_CAP. */
 import { EINVAL } from "../../abi/errno.ts";
-import { KVM_CAP_MAX_VCPU_ID, KVM_CAP_MAX_VCPUS, KVM_CAP_SPLIT_IRQCHIP } from "../../abi/kvm.ts";
+import {
+  KVM_CAP_DISABLE_QUIRKS2,
+  KVM_CAP_MAX_VCPU_ID,
+  KVM_CAP_MAX_VCPUS,
+  KVM_CAP_X2APIC_API,
+} from "../../abi/kvm.ts";
 import type { VmArch } from "../arch.ts";
 import type { IrqArch } from "../irq-routing.ts";
 import type { MemoryChange, MemorySlot } from "../memory-slots.ts";
 import type { Vm } from "../vm.ts";
-import { type Irqchip, splitIrqchip } from "./irqchip.ts";
+import { enableVmCap, newSettings, tellApics, type VmSettings, x2apicApiFlags } from "./capabilities.ts";
+import { hostTscKhz, KvmClock } from "./clock.ts";
+import type { MsrFilter } from "./filters.ts";
+import type { Irqchip } from "./irqchip.ts";
 import type { KvmPit } from "./pit.ts";
 
 /** Guest physical addresses that a slot may reach, in frames: 52 bits at most. */
@@ -17,14 +25,31 @@ export class X86Vm implements VmArch {
   maxVcpuIds: number;
   /** KVM_SET_BOOT_CPU_ID: the vCPU that starts as the bootstrap processor */
   bootCpuId = 0;
-  /** the in-kernel interrupt controllers, once there are any */
-  irqchip: Irqchip | undefined;
   pit: KvmPit | undefined;
+  /** what KVM_ENABLE_CAP changed */
+  readonly settings: VmSettings = newSettings();
+  readonly clock: KvmClock;
+  /** the frequency of the TSC that new vCPUs get */
+  tscKhz: number;
+  msrFilter: MsrFilter | undefined;
+  pmuEventFilter: { action: number; flags: number; events: readonly bigint[] } | undefined;
+  #irqchip: Irqchip | undefined;
 
   constructor(vm: Vm) {
     this.vm = vm;
     this.maxVcpus = vm.host.vmCapabilities.get(KVM_CAP_MAX_VCPUS) ?? 4;
     this.maxVcpuIds = vm.host.vmCapabilities.get(KVM_CAP_MAX_VCPU_ID) ?? this.maxVcpus;
+    this.clock = new KvmClock(vm.kernel.clock);
+    this.tscKhz = hostTscKhz(vm.host);
+  }
+
+  /** the in-kernel interrupt controllers, once there are any */
+  get irqchip(): Irqchip | undefined {
+    return this.#irqchip;
+  }
+  set irqchip(irqchip: Irqchip | undefined) {
+    this.#irqchip = irqchip;
+    tellApics(this);
   }
 
   /** where the controllers are: in user space, all in the kernel, or the local APICs only */
@@ -41,7 +66,19 @@ export class X86Vm implements VmArch {
   }
 
   checkExtension(capability: number): number {
+    if (capability === KVM_CAP_X2APIC_API) return this.x2apicApiFlags;
     return this.vm.host.vmCapabilities.get(capability) ?? 0;
+  }
+
+  /** KVM_X2APIC_API_* that may be enabled now */
+  get x2apicApiFlags(): number {
+    const offered = this.vm.host.vmCapabilities.get(KVM_CAP_X2APIC_API) ?? 0;
+    return x2apicApiFlags(offered, this.irqchipMode === "split");
+  }
+
+  /** KVM_X86_QUIRK_* that may be disabled */
+  get offeredQuirks(): bigint {
+    return BigInt(this.vm.host.vmCapabilities.get(KVM_CAP_DISABLE_QUIRKS2) ?? 0);
   }
 
   prepareMemory(change: MemoryChange, slot: MemorySlot | null): number {
@@ -50,9 +87,7 @@ export class X86Vm implements VmArch {
   }
 
   enableCap(capability: number, flags: number, args: readonly bigint[]): number {
-    if (flags !== 0) return -EINVAL;
-    if (capability === KVM_CAP_SPLIT_IRQCHIP) return splitIrqchip(this, args[0]);
-    return -EINVAL;
+    return enableVmCap(this, capability, flags, args);
   }
 
   destroy(): void {

@@ -1,0 +1,289 @@
+/**
+ * CPUID: what the host's KVM offers (KVM_GET_SUPPORTED_CPUID, KVM_GET_EMULATED_CPUID) and what a vCPU shows
+ * (KVM_SET_CPUID, KVM_SET_CPUID2, KVM_GET_CPUID2; arch/x86/kvm/cpuid.c, 6.1 and 6.18).
+ *
+ * `struct kvm_cpuid2`, 8 bytes: nent u32, padding u32, then entries of 40 bytes: function, index, flags, eax, ebx, ecx,
+ * edx, padding[3], u32 each. The entries of KVM_SET_CPUID have 24: function, eax, ebx, ecx, edx, padding.
+ *
+ * Some bits follow the state of the vCPU and are worked out when they are read: OSXSAVE, OSPKE, APIC, the sizes in leaf
+ * 0xd. A host whose guests execute CPUID on the bare processor (flavour pvm) cannot hide what the processor has: there
+ * KVM_SET_CPUID forces bits, see NativeCpuid.
+ *
+ * Missing: the leaves of Xen and Hyper-V, which this kernel does not have.
+ */
+import { E2BIG, EFAULT, EINVAL, EPERM } from "../../abi/errno.ts";
+import {
+  KVM_GET_CPUID2,
+  KVM_GET_EMULATED_CPUID,
+  KVM_GET_SUPPORTED_CPUID,
+  KVM_SET_CPUID,
+  KVM_SET_CPUID2,
+  KvmCpuid2,
+  KvmCpuidEntry,
+  KvmCpuidEntry2,
+} from "../../abi/kvm-x86.ts";
+import { load32, store32 } from "../../abi/struct.ts";
+import type { Argument } from "../../kernel/argument.ts";
+import type { Entry } from "../dispatch.ts";
+import type { NativeCpuid } from "../host.ts";
+import type { KvmSystem } from "../system.ts";
+import type { VcpuFile } from "../vcpu.ts";
+import type { X86Vcpu } from "./vcpu.ts";
+
+const ENTRY = KvmCpuidEntry2.size;
+const HEADER = KvmCpuid2.size;
+/** KVM_MAX_CPUID_ENTRIES */
+const MAX_ENTRIES = 256;
+/** where the registers stand in an entry */
+export const EAX = 12;
+export const EBX = 16;
+export const ECX = 20;
+export const EDX = 24;
+
+const FLAGS = 8;
+const SIGNIFICANT_INDEX = 1;
+const LEAF_XSAVE = 0xd;
+
+const OSXSAVE = 1 << 27;
+const APIC = 1 << 9;
+const OSPKE = 1 << 4;
+const CR4_OSXSAVE = 1 << 18;
+const CR4_PKE = 1 << 22;
+const APIC_BASE_ENABLE = 1 << 11;
+/** XSAVEC, XSAVES: leaf 0xd.1 tells the size of the compacted format */
+const COMPACTED = 0b1010;
+/** XSAVE components that a process must ask for before a guest may have them: AMX tile data */
+const PERMISSION_NEEDED = 1 << 18;
+/** bytes of the legacy region and the XSAVE header */
+const XSAVE_MIN = 0x240;
+
+/** What a vCPU shows: the entries as they were set, 40 bytes each. */
+export class Cpuid {
+  #entries: Uint8Array = new Uint8Array(0);
+
+  get count(): number {
+    return this.#entries.length / ENTRY;
+  }
+
+  /** The bytes of an entry; the first one where several match. An entry without the index flag matches every index. */
+  find(leaf: number, index = 0): Uint8Array | undefined {
+    const entries = this.#entries;
+    for (let at = 0; at < entries.length; at += ENTRY) {
+      if (load32(entries, at) !== leaf) continue;
+      const indexed = (load32(entries, at + FLAGS) & SIGNIFICANT_INDEX) !== 0;
+      if (!indexed || load32(entries, at + 4) === index) return entries.subarray(at, at + ENTRY);
+    }
+    return undefined;
+  }
+
+  /** One register of a leaf, 0 where the leaf is missing. */
+  register(leaf: number, index: number, register: number): number {
+    const entry = this.find(leaf, index);
+    return entry === undefined ? 0 : load32(entry, register);
+  }
+
+  /** MAXPHYADDR: leaf 0x80000008, 36 without it */
+  get physicalAddressBits(): number {
+    if (this.register(0x8000_0000, 0, EAX) < 0x8000_0008) return 36;
+    const entry = this.find(0x8000_0008);
+    return entry === undefined ? 36 : load32(entry, EAX) & 0xff;
+  }
+
+  /** XSAVE components that leaf 0xd.0 offers */
+  get xcr0(): number {
+    return this.register(LEAF_XSAVE, 0, EAX);
+  }
+
+  get hasX2apic(): boolean {
+    return (this.register(1, 0, ECX) & (1 << 21)) !== 0;
+  }
+  /** "GenuineIntel": what the local APIC does differently for AMD */
+  get isIntelCompatible(): boolean {
+    return this.register(0, 0, EBX) !== 0x6874_7541;
+  }
+  get hasTscDeadline(): boolean {
+    return (this.register(1, 0, ECX) & (1 << 24)) !== 0;
+  }
+  get hasTscAdjust(): boolean {
+    return (this.register(7, 0, EBX) & (1 << 1)) !== 0;
+  }
+  get hasArchCapabilities(): boolean {
+    return (this.register(7, 0, EDX) & (1 << 29)) !== 0;
+  }
+
+  /** Takes a table: 0, or why not. The old one stays after an error. */
+  set(entries: Uint8Array, native: NativeCpuid | undefined): number {
+    const candidate = new Cpuid();
+    candidate.#entries = entries;
+    const addressSizes = candidate.find(0x8000_0008);
+    if (addressSizes !== undefined) {
+      const virtual = addressSizes[EAX + 1];
+      if (virtual !== 0 && virtual !== 48 && virtual !== 57) return -EINVAL;
+    }
+    if ((candidate.xcr0 & PERMISSION_NEEDED) !== 0) return -EPERM;
+    if (native !== undefined) candidate.#force(native);
+    this.#entries = candidate.#entries;
+    return 0;
+  }
+
+  /** Whether a table would change nothing. */
+  agreesWith(entries: Uint8Array, native: NativeCpuid | undefined): boolean {
+    const other = new Cpuid();
+    if (other.set(entries, native) < 0 || other.count !== this.count) return false;
+    return other.#entries.every((byte, i) => byte === this.#entries[i]);
+  }
+
+  /** The bits that a bare processor shows whatever the table says. */
+  #force(native: NativeCpuid): void {
+    const kept: Uint8Array[] = [];
+    for (let at = 0; at < this.#entries.length; at += ENTRY)
+      if (!native.removed.includes(load32(this.#entries, at)))
+        kept.push(this.#entries.subarray(at, at + ENTRY));
+    const needsXsave = this.find(1) !== undefined && this.find(LEAF_XSAVE) === undefined;
+    this.#entries = concat(needsXsave ? [...kept, ...native.xsave] : kept);
+
+    const components = this.find(LEAF_XSAVE) === undefined ? 0 : load32(native.xsave[0], EAX);
+    for (let index = 0; index < 64; index++) {
+      const entry = this.find(LEAF_XSAVE, index);
+      if (entry === undefined) continue;
+      const host = native.xsave.find((other) => load32(other, 4) === index);
+      const shown = index < 2 || (index < 32 && ((components >>> index) & 1) !== 0);
+      for (let at = EAX; at <= EDX; at++) entry[at] = shown && host !== undefined ? host[at] : 0;
+    }
+    const withAvx = (this.xcr0 & 4) !== 0;
+    for (const { leaf, index, register, keep, force, avx } of native.registers) {
+      const entry = this.find(leaf, index);
+      if (entry === undefined) continue;
+      const value = (load32(entry, register) & keep) | force;
+      store32(entry, register, withAvx ? value : value & ~avx);
+    }
+  }
+
+  /** Writes the entries with the bits that follow the vCPU's state. */
+  copyTo(bytes: Uint8Array, at: number, vcpu: X86Vcpu): void {
+    this.#followState(vcpu);
+    bytes.set(this.#entries, at);
+  }
+
+  /** arch/x86/kvm/cpuid.c:kvm_update_cpuid_runtime (6.18) */
+  #followState(vcpu: X86Vcpu): void {
+    const cr4 = vcpu.registers.cr4Lo;
+    const basic = this.find(1);
+    if (basic !== undefined) {
+      setBit(basic, ECX, OSXSAVE, (cr4 & CR4_OSXSAVE) !== 0);
+      setBit(basic, EDX, APIC, (vcpu.registers.apicBaseLo & APIC_BASE_ENABLE) !== 0);
+    }
+    const extended = this.find(7);
+    if (extended !== undefined) setBit(extended, ECX, OSPKE, (cr4 & CR4_PKE) !== 0);
+    const { xcr0 } = vcpu.fpu;
+    const xsave = this.find(LEAF_XSAVE);
+    if (xsave !== undefined) store32(xsave, EBX, this.#xsaveSize(xcr0, false));
+    const compact = this.find(LEAF_XSAVE, 1);
+    if (compact !== undefined && (load32(compact, EAX) & COMPACTED) !== 0)
+      store32(compact, EBX, this.#xsaveSize(xcr0, true));
+  }
+
+  /** Bytes of an XSAVE area with these components: each has its place, or they follow one another. */
+  #xsaveSize(xcr0: number, compacted: boolean): number {
+    let end = XSAVE_MIN;
+    for (let component = 2; component < 32; component++) {
+      if (((xcr0 >>> component) & 1) === 0) continue;
+      const size = this.register(LEAF_XSAVE, component, EAX);
+      const start = compacted ? end : this.register(LEAF_XSAVE, component, EBX);
+      end = Math.max(end, start + size);
+    }
+    return end;
+  }
+}
+
+function setBit(entry: Uint8Array, register: number, bit: number, on: boolean): void {
+  const value = load32(entry, register);
+  store32(entry, register, on ? value | bit : value & ~bit);
+}
+
+function concat(parts: readonly Uint8Array[]): Uint8Array {
+  const whole = new Uint8Array(parts.length * ENTRY);
+  parts.forEach((part, i) => {
+    whole.set(part, i * ENTRY);
+  });
+  return whole;
+}
+
+/** E2BIG where `nent` has no room, and nothing is written then; EFAULT. */
+function offer(entries: Uint8Array | undefined, checkPadding: boolean) {
+  return (user: Argument): number => {
+    if (!user.readable(HEADER)) return -EFAULT;
+    const nent = load32(user.bytes, user.at);
+    if (nent < 1) return -E2BIG;
+    const room = Math.min(nent, MAX_ENTRIES);
+    if (checkPadding) {
+      if (!user.readable(room * ENTRY, HEADER)) return -EFAULT;
+      for (let i = 0; i < room; i++)
+        for (let byte = 28; byte < ENTRY; byte++)
+          if (user.bytes[user.at + HEADER + i * ENTRY + byte] !== 0) return -EINVAL;
+    }
+    const offered = entries ?? none;
+    const count = offered.length / ENTRY;
+    if (count > room) return -E2BIG;
+    if (!user.writable(offered.length, HEADER)) return -EFAULT;
+    user.bytes.set(offered, user.at + HEADER);
+    if (!user.writable(HEADER)) return -EFAULT;
+    store32(user.bytes, user.at, count);
+    return 0;
+  };
+}
+
+const none = new Uint8Array(0);
+
+/** E2BIG for more than 256 entries, EFAULT, EINVAL for an address width that no processor has or a change after the
+ * first KVM_RUN, EPERM for a component of XSAVE that the process may not use. */
+function setCpuid2(file: VcpuFile, user: Argument): number {
+  if (!user.readable(HEADER)) return -EFAULT;
+  const nent = load32(user.bytes, user.at);
+  if (nent > MAX_ENTRIES) return -E2BIG;
+  if (!user.readable(nent * ENTRY, HEADER)) return -EFAULT;
+  const start = user.at + HEADER;
+  return (file.vcpu.arch as X86Vcpu).setCpuid(user.bytes.slice(start, start + nent * ENTRY));
+}
+
+/** As above, with entries that have no index and no flags. */
+function setCpuid(file: VcpuFile, user: Argument): number {
+  if (!user.readable(HEADER)) return -EFAULT;
+  const nent = load32(user.bytes, user.at);
+  if (nent > MAX_ENTRIES) return -E2BIG;
+  const old = KvmCpuidEntry.size;
+  if (!user.readable(nent * old, HEADER)) return -EFAULT;
+  const entries = new Uint8Array(nent * ENTRY);
+  for (let i = 0; i < nent; i++) {
+    const from = user.at + HEADER + i * old;
+    entries.set(user.bytes.subarray(from, from + 4), i * ENTRY);
+    entries.set(user.bytes.subarray(from + 4, from + 20), i * ENTRY + EAX);
+  }
+  return (file.vcpu.arch as X86Vcpu).setCpuid(entries);
+}
+
+/** E2BIG where `nent` has no room: then `nent` tells how many there are; EFAULT. */
+function getCpuid2(file: VcpuFile, user: Argument): number {
+  if (!user.readable(HEADER)) return -EFAULT;
+  const vcpu = file.vcpu.arch as X86Vcpu;
+  const { cpuid } = vcpu;
+  const room = load32(user.bytes, user.at);
+  if (room >= cpuid.count) {
+    if (!user.writable(cpuid.count * ENTRY, HEADER)) return -EFAULT;
+    cpuid.copyTo(user.bytes, user.at + HEADER, vcpu);
+  }
+  if (!user.writable(HEADER)) return -EFAULT;
+  store32(user.bytes, user.at, cpuid.count);
+  return room < cpuid.count ? -E2BIG : 0;
+}
+
+export const cpuidSystemIoctls: readonly Entry<KvmSystem>[] = [
+  [KVM_GET_SUPPORTED_CPUID, (file, user) => offer(file.host.facts.supportedCpuid, false)(user)],
+  [KVM_GET_EMULATED_CPUID, (file, user) => offer(file.host.facts.emulatedCpuid, true)(user)],
+];
+
+export const cpuidIoctls: readonly Entry<VcpuFile>[] = [
+  [KVM_SET_CPUID, setCpuid],
+  [KVM_SET_CPUID2, setCpuid2],
+  [KVM_GET_CPUID2, getCpuid2],
+];

@@ -1,0 +1,84 @@
+/**
+ * Debug registers and debugging from outside: KVM_GET/SET_DEBUGREGS, KVM_SET_GUEST_DEBUG (arch/x86/kvm/x86.c, 6.1 and
+ * 6.18). `struct kvm_debugregs`, 128 bytes: db[4] u64, dr6 @32, dr7 @40, flags @48, reserved. `struct kvm_guest_debug`,
+ * 72 bytes: control u32, pad u32, debugreg[8] u64.
+ *
+ * Missing: the traps themselves, which belong to whoever executes guest code.
+ */
+import { EBUSY, EFAULT, EINVAL } from "../../abi/errno.ts";
+import { KVM_GUESTDBG_ENABLE } from "../../abi/kvm.ts";
+import {
+  KVM_GET_DEBUGREGS,
+  KVM_GUESTDBG_INJECT_BP,
+  KVM_GUESTDBG_INJECT_DB,
+  KVM_SET_DEBUGREGS,
+  KVM_SET_GUEST_DEBUG,
+  KvmDebugregs,
+  KvmGuestDebug,
+} from "../../abi/kvm-x86.ts";
+import { load32, store64 } from "../../abi/struct.ts";
+import type { Argument } from "../../kernel/argument.ts";
+import type { Entry } from "../dispatch.ts";
+import type { VcpuFile } from "../vcpu.ts";
+import type { X86Vcpu } from "./vcpu.ts";
+
+const DR6_RESET = 0xffff_0ff0;
+const DR7_RESET = 0x400;
+const { dr6, dr7, flags } = KvmDebugregs.offsetOf;
+/** db0 to db3, dr6, dr7: what is kept of the struct */
+const STATE = flags;
+const DB_VECTOR = 1;
+const BP_VECTOR = 3;
+
+export class DebugRegisters {
+  readonly bytes = new Uint8Array(STATE);
+  /** KVM_GUESTDBG_*; 0 while nobody debugs */
+  control = 0;
+  /** DR0 to DR7 as the debugger wants them */
+  readonly guestDebug = new Uint8Array(64);
+
+  constructor() {
+    store64(this.bytes, dr6, DR6_RESET);
+    store64(this.bytes, dr7, DR7_RESET);
+  }
+}
+
+const of = (file: VcpuFile): X86Vcpu => file.vcpu.arch as X86Vcpu;
+
+function getDebugregs(file: VcpuFile, user: Argument): number {
+  if (!user.writable(KvmDebugregs.size)) return -EFAULT;
+  const { bytes, at } = user;
+  bytes.fill(0, at, at + KvmDebugregs.size);
+  bytes.set(of(file).debug.bytes, at);
+  return 0;
+}
+
+/** EFAULT; EINVAL for flags, and for high bits of DR6 and DR7. */
+function setDebugregs(file: VcpuFile, user: Argument): number {
+  if (!user.readable(KvmDebugregs.size)) return -EFAULT;
+  const given = KvmDebugregs.at(user.bytes, user.at);
+  if (given.flagsLo !== 0 || given.flagsHi !== 0) return -EINVAL;
+  if (given.dr6Hi !== 0 || given.dr7Hi !== 0) return -EINVAL;
+  of(file).debug.bytes.set(user.bytes.subarray(user.at, user.at + STATE));
+  return 0;
+}
+
+/** EFAULT; EBUSY for an exception to be injected while one waits. Unknown flags are taken. */
+function setGuestDebug(file: VcpuFile, user: Argument): number {
+  if (!user.readable(KvmGuestDebug.size)) return -EFAULT;
+  const { debug, events } = of(file);
+  const control = load32(user.bytes, user.at);
+  if ((control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)) !== 0) {
+    if (events.exceptionWaits) return -EBUSY;
+    events.queueException((control & KVM_GUESTDBG_INJECT_DB) !== 0 ? DB_VECTOR : BP_VECTOR);
+  }
+  debug.control = (control & KVM_GUESTDBG_ENABLE) === 0 ? 0 : control;
+  debug.guestDebug.set(user.bytes.subarray(user.at + 8, user.at + KvmGuestDebug.size));
+  return 0;
+}
+
+export const debugIoctls: readonly Entry<VcpuFile>[] = [
+  [KVM_GET_DEBUGREGS, getDebugregs],
+  [KVM_SET_DEBUGREGS, setDebugregs],
+  [KVM_SET_GUEST_DEBUG, setGuestDebug],
+];

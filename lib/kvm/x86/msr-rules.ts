@@ -1,0 +1,329 @@
+/**
+ * What user space may read and write of each MSR of a vCPU, and its value after creation. The rows are what Linux 6.18
+ * of flavour pvm answered to every index of 0…0x1fff, 0x4b564d00…, 0xc0000000… and 0xc0010000…, with and without CPUID
+ * and an in-kernel local APIC; where mainline (arch/x86/kvm/x86.c:kvm_set_msr_common, 6.18) is known to be stricter, the
+ * row says so.
+ *
+ * Missing: the MSRs of nested virtualisation, Hyper-V and the PMU beyond the few that this kernel knows.
+ */
+import { hostTsc, hostTscKhz } from "./clock.ts";
+import { EFER_LMA, EFER_LME, EFER_NX, EFER_SCE } from "./registers.ts";
+import type { X86Vcpu } from "./vcpu.ts";
+
+/** One MSR: undefined and false are refusals. */
+export interface MsrRule {
+  read(vcpu: X86Vcpu, index: number): bigint | undefined;
+  write(vcpu: X86Vcpu, index: number, value: bigint): boolean;
+}
+type Accept = (value: bigint, vcpu: X86Vcpu) => boolean;
+
+const ALL = 0xffff_ffff_ffff_ffffn;
+/** bits of a linear address on the recorded host */
+const VIRTUAL_BITS = 57;
+
+const any: Accept = () => true;
+const onlyZero: Accept = (value) => value === 0n;
+const low = (bits: number): Accept => {
+  const limit = 1n << BigInt(bits);
+  return (value) => value < limit;
+};
+const without =
+  (refused: bigint): Accept =>
+  (value) =>
+    (value & refused) === 0n;
+const signExtended = (value: bigint): bigint => BigInt.asUintN(64, BigInt.asIntN(VIRTUAL_BITS, value));
+const canonical: Accept = (value) => signExtended(value) === value;
+
+/** Keeps what is written. */
+const stored = (reset = 0n, accept: Accept = any): MsrRule => ({
+  read: (vcpu, index) => vcpu.msrs.values.get(index) ?? reset,
+  write(vcpu, index, value) {
+    if (!accept(value, vcpu)) return false;
+    vcpu.msrs.values.set(index, value);
+    return true;
+  },
+});
+/** Reads as a constant; a write is refused. */
+const constant = (value = 0n): MsrRule => ({ read: () => value, write: () => false });
+/** Reads as a constant; a write changes nothing. */
+const ignored = (value = 0n): MsrRule => ({ read: () => value, write: () => true });
+const writeOnly: MsrRule = { read: () => undefined, write: () => true };
+
+/** UC, WC, WT, WP, WB */
+const isMemoryType = (type: number): boolean => type === 0 || type === 1 || (type >= 4 && type <= 6);
+const byteOf = (value: bigint, byte: number): number => Number((value >> BigInt(8 * byte)) & 0xffn);
+const withinPhysical = (value: bigint, vcpu: X86Vcpu): boolean =>
+  value >> BigInt(vcpu.cpuid.physicalAddressBits) === 0n;
+const mtrrBase: Accept = (value, vcpu) =>
+  isMemoryType(byteOf(value, 0)) && (value & 0xf00n) === 0n && withinPhysical(value, vcpu);
+const mtrrMask: Accept = (value, vcpu) => (value & 0x7ffn) === 0n && withinPhysical(value, vcpu);
+const mtrrFixed: Accept = (value) =>
+  [0, 1, 2, 3, 4, 5, 6, 7].every((byte) => isMemoryType(byteOf(value, byte)));
+const mtrrDefault: Accept = (value) => isMemoryType(byteOf(value, 0)) && (value & ~0xcffn) === 0n;
+
+/** Whether guest memory is behind an address: a page of a slot. */
+const hasMemory = (vcpu: X86Vcpu, address: bigint): boolean =>
+  address < 1n << 52n && vcpu.vcpu.vm.slots.userAddress(Number(address)) >= 0;
+
+const apicBase: MsrRule = {
+  read: (vcpu) => vcpu.registers.apicBase,
+  write: (vcpu, _index, value) =>
+    vcpu.registers.setApicBase(Number(value & 0xffff_ffffn), Number(value >> 32n)),
+};
+
+/** The guest reads the host's counter: an offset cannot be had (pvm). */
+const tsc: MsrRule = { read: (vcpu) => hostTsc(vcpu.vcpu.vm.host), write: () => true };
+
+const whereCpuid = (has: (vcpu: X86Vcpu) => boolean, there: MsrRule, absent: MsrRule): MsrRule => ({
+  read: (vcpu, index) => (has(vcpu) ? there : absent).read(vcpu, index),
+  write: (vcpu, index, value) => (has(vcpu) ? there : absent).write(vcpu, index, value),
+});
+const hasLapic = (vcpu: X86Vcpu): boolean => vcpu.lapic !== undefined;
+
+/** The value that the host reports as a feature. */
+const feature = (index: number): MsrRule => {
+  const { write } = stored();
+  return {
+    read: (vcpu) => vcpu.msrs.values.get(index) ?? vcpu.vcpu.vm.host.facts.msrFeatureValues?.get(index) ?? 0n,
+    write,
+  };
+};
+
+/** LMA is read only; LME cannot change while paging is on. */
+const efer: MsrRule = {
+  read: (vcpu) => vcpu.registers.sregs.efer,
+  write(vcpu, _index, value) {
+    if ((value & ~BigInt(EFER_SCE | EFER_LME | EFER_LMA | EFER_NX)) !== 0n) return false;
+    const { sregs, isPaging } = vcpu.registers;
+    const wanted = Number(value);
+    if (isPaging && ((sregs.eferLo ^ wanted) & EFER_LME) !== 0) return false;
+    sregs.eferLo = (wanted & ~EFER_LMA) | (sregs.eferLo & EFER_LMA);
+    sregs.eferHi = 0;
+    return true;
+  },
+};
+
+const segmentBase = (name: "fs" | "gs"): MsrRule => ({
+  read: (vcpu) => vcpu.registers.sregs[name].base,
+  write(vcpu, _index, value) {
+    if (!canonical(value, vcpu)) return false;
+    vcpu.registers.sregs[name].base = value;
+    return true;
+  },
+});
+
+const mcgCap: MsrRule = { read: (vcpu) => vcpu.mce.mcgCap, write: () => false };
+const mcgStatus: MsrRule = {
+  read: (vcpu) => vcpu.mce.mcgStatus,
+  write(vcpu, _index, value) {
+    vcpu.mce.mcgStatus = value;
+    return true;
+  },
+};
+const mcgCtl: MsrRule = {
+  read: (vcpu) => vcpu.mce.mcgCtl,
+  write({ mce }, _index, value) {
+    if (value !== 0n && (!mce.hasControl || value !== ALL)) return false;
+    mce.mcgCtl = value;
+    return true;
+  },
+};
+const MC0_CTL = 0x400;
+const MC0_CTL2 = 0x280;
+/** a guest may leave bits 0 and 10 of a CTL out */
+const CTL_OPTIONAL = 0x401n;
+const bank: MsrRule = {
+  read: ({ mce }, index) => (index - MC0_CTL < mce.bankCount * 4 ? mce.banks[index - MC0_CTL] : undefined),
+  write({ mce }, index, value) {
+    const at = index - MC0_CTL;
+    if (at >= mce.bankCount * 4) return false;
+    if (at % 4 === 0 && value !== 0n && (value | CTL_OPTIONAL) !== ALL) return false;
+    mce.banks[at] = value;
+    return true;
+  },
+};
+const bankCtl2: MsrRule = {
+  read: ({ mce }, index) => (index - MC0_CTL2 < mce.bankCount ? mce.ctl2[index - MC0_CTL2] : undefined),
+  write({ mce }, index, value) {
+    if (index - MC0_CTL2 >= mce.bankCount || (value !== 0n && !mce.hasCmci)) return false;
+    mce.ctl2[index - MC0_CTL2] = value;
+    return true;
+  },
+};
+
+const tscDeadline: MsrRule = {
+  read: ({ lapic }) => lapic?.tscDeadline ?? 0n,
+  write(vcpu, _index, value) {
+    vcpu.lapic?.setTscDeadline(value, vcpu.vcpu.vm.kernel.clock.now);
+    vcpu.lapicClock?.follow();
+    return true;
+  },
+};
+
+/** 0x800 to 0x8ff, once the local APIC is in x2APIC mode. */
+const x2apic: MsrRule = {
+  read({ lapic, vcpu }, index) {
+    if (lapic === undefined || lapic.readMsr(index, vcpu.vm.kernel.clock.now) < 0) return undefined;
+    return (BigInt(lapic.valueHi >>> 0) << 32n) | BigInt(lapic.valueLo >>> 0);
+  },
+  write(vcpu, index, value) {
+    const { lapic, lapicClock } = vcpu;
+    if (lapic === undefined) return false;
+    const now = vcpu.vcpu.vm.kernel.clock.now;
+    const result = lapic.writeMsr(index, Number(value & 0xffff_ffffn), Number(value >> 32n), now);
+    lapicClock!.follow();
+    return result >= 0;
+  },
+};
+
+/** MSR_KVM_SYSTEM_TIME: bit 0 switches the guest's clock page on. */
+const systemTime: MsrRule = {
+  read: (vcpu, index) => vcpu.msrs.values.get(index) ?? 0n,
+  write(vcpu, index, value) {
+    vcpu.msrs.values.set(index, value);
+    vcpu.msrs.kvmclockOn = (value & 1n) !== 0n;
+    return true;
+  },
+};
+/** MSR_KVM_ASYNC_PF_EN: enabled (bit 0) by interrupt (bit 3) needs 64 bytes of guest memory. */
+const asyncPfEnable = stored(0n, (value, vcpu) => {
+  if (!hasLapic(vcpu)) return value === 0n;
+  if ((value & 0x30n) !== 0n) return false;
+  return (value & 9n) !== 9n || hasMemory(vcpu, value & ~0x3fn);
+});
+/** MSR_KVM_PV_EOI_EN: enabled (bit 0) needs guest memory. */
+const pvEoi = stored(0n, (value, vcpu) => {
+  if ((value & 2n) !== 0n) return false;
+  return (value & 1n) === 0n || hasMemory(vcpu, value & ~3n);
+});
+
+/** HWCR: bits 3, 6 and 8 are dropped, 18 and 24 kept. */
+const hwcr: MsrRule = {
+  read: (vcpu, index) => vcpu.msrs.values.get(index) ?? 0n,
+  write(vcpu, index, value) {
+    const kept = value & ~0x148n;
+    if ((kept & ~0x104_0000n) !== 0n) return false;
+    vcpu.msrs.values.set(index, kept);
+    return true;
+  },
+};
+/** SYSENTER_ESP, SYSENTER_EIP: made canonical. */
+const sysenter: MsrRule = {
+  read: (vcpu, index) => vcpu.msrs.values.get(index) ?? 0n,
+  write(vcpu, index, value) {
+    vcpu.msrs.values.set(index, signExtended(value));
+    return true;
+  },
+};
+/** the scaling of the TSC is 1 */
+const tscRatio: MsrRule = {
+  read: () => 1n << 32n,
+  write: (_vcpu, _index, value) => value === 0n || value === 1n << 32n,
+};
+
+type Row = readonly [first: number, last: number, rule: MsrRule];
+
+// biome-ignore format: a table
+const rows: readonly Row[] = [
+  [0x0, 0x1, constant()],                                      // P5_MC_ADDR, P5_MC_TYPE
+  [0x10, 0x10, tsc],
+  [0x11, 0x11, stored()],                                      // KVM_WALL_CLOCK, old number
+  [0x12, 0x12, systemTime],                                    // KVM_SYSTEM_TIME, old number
+  [0x17, 0x17, constant()],                                    // PLATFORM_ID
+  [0x1b, 0x1b, apicBase],
+  [0x2a, 0x2a, constant()],                                    // EBL_CR_POWERON
+  [0x2c, 0x2c, constant(1n << 24n)],                           // EBC_FREQUENCY_ID
+  [0x34, 0x34, stored()],                                      // SMI_COUNT
+  [0x3a, 0x3a, stored(0n, onlyZero)],                          // FEAT_CTL
+  [0x3b, 0x3b, whereCpuid(({ cpuid }) => cpuid.hasTscAdjust, stored(), ignored())],
+  [0x48, 0x48, ignored()],                                     // SPEC_CTRL
+  [0x49, 0x49, writeOnly],                                     // PRED_CMD
+  [0x79, 0x79, writeOnly],                                     // UCODE_WRITE
+  [0x8b, 0x8b, stored()],                                      // UCODE_REV
+  [0xc1, 0xc2, ignored()],                                     // PERFCTR
+  [0xcd, 0xcd, constant(3n)],                                  // FSB_FREQ
+  [0xce, 0xce, feature(0xce)],                                 // PLATFORM_INFO
+  [0xfe, 0xfe, constant(0x508n)],                              // MTRRcap
+  [0x10a, 0x10a, whereCpuid(({ cpuid }) => cpuid.hasArchCapabilities, feature(0x10a), stored(0n, onlyZero))],
+  [0x10b, 0x10b, writeOnly],                                   // FLUSH_CMD
+  [0x11e, 0x11e, ignored(0xbe70_2111n)],                       // BBL_CR_CTL3
+  [0x122, 0x122, ignored()],                                   // TSX_CTRL
+  [0x140, 0x140, stored()],                                    // MISC_FEATURES_ENABLES; mainline takes bit 0 only
+  [0x174, 0x174, stored()],                                    // SYSENTER_CS
+  [0x175, 0x176, sysenter],
+  [0x179, 0x179, mcgCap],
+  [0x17a, 0x17a, mcgStatus],
+  [0x17b, 0x17b, mcgCtl],
+  [0x186, 0x187, ignored()],                                   // P6_EVNTSEL
+  [0x198, 0x198, constant(0x400_0000_03e8n)],                  // PERF_STATUS
+  [0x199, 0x199, constant()],                                  // PERF_CTL
+  [0x1a0, 0x1a0, stored(1n)],                                  // MISC_ENABLE
+  [0x1c4, 0x1c5, stored(0n, onlyZero)],                        // XFD, XFD_ERR
+  [0x1d9, 0x1d9, ignored()],                                   // DEBUGCTL
+  [0x1db, 0x1de, stored(0n, onlyZero)],                        // LASTBRANCH, LASTINT
+  [0x1fc, 0x1fc, stored()],                                    // POWER_CTL
+  [0x250, 0x250, stored(0n, mtrrFixed)],
+  [0x258, 0x259, stored(0n, mtrrFixed)],
+  [0x268, 0x26f, stored(0n, mtrrFixed)],
+  [0x277, 0x277, stored(0x0007_0406_0007_0406n)],              // PAT; mainline refuses unknown memory types
+  [0x280, 0x29f, bankCtl2],
+  [0x2ff, 0x2ff, stored(0n, mtrrDefault)],
+  [0x345, 0x345, stored(0n, onlyZero)],                        // PERF_CAPABILITIES
+  [0x400, 0x47f, bank],
+  [0x606, 0x606, constant()],                                  // RAPL_POWER_UNIT
+  [0x611, 0x611, constant()],
+  [0x619, 0x619, constant()],
+  [0x639, 0x639, constant()],
+  [0x641, 0x641, constant()],
+  [0x6e0, 0x6e0, tscDeadline],
+  [0x800, 0x8ff, x2apic],
+  [0xda0, 0xda0, constant()],                                  // XSS
+  [0x4b56_4d00, 0x4b56_4d00, stored()],                        // KVM_WALL_CLOCK
+  [0x4b56_4d01, 0x4b56_4d01, systemTime],
+  [0x4b56_4d02, 0x4b56_4d02, asyncPfEnable],
+  [0x4b56_4d03, 0x4b56_4d03, stored(0n, without(0x3en))],      // KVM_STEAL_TIME
+  [0x4b56_4d04, 0x4b56_4d04, pvEoi],
+  [0x4b56_4d05, 0x4b56_4d05, stored(1n, without(~1n & ALL))],  // KVM_POLL_CONTROL
+  [0x4b56_4d06, 0x4b56_4d06, whereCpuid(hasLapic, stored(0n, low(8)), constant())], // KVM_ASYNC_PF_INT
+  [0x4b56_4d07, 0x4b56_4d07, ignored()],                       // KVM_ASYNC_PF_ACK
+  [0x4b56_4d10, 0x4b56_4d10, constant(0x400n)],                // pvm's own, read only
+  [0x4b56_4d11, 0x4b56_4d11, constant(0x4d_5650n)],            // "PVM"
+  [0x4b56_4d12, 0x4b56_4d12, constant(0x1ffn)],
+  [0x4b56_4d13, 0x4b56_4d13, { read: ({ vcpu }) => BigInt(hostTscKhz(vcpu.vm.host)), write: () => false }],
+  [0xc000_0080, 0xc000_0080, efer],
+  [0xc000_0081, 0xc000_0081, stored()],                        // STAR
+  [0xc000_0082, 0xc000_0083, stored(0n, canonical)],           // LSTAR, CSTAR
+  [0xc000_0084, 0xc000_0084, stored()],                        // SYSCALL_MASK
+  [0xc000_0100, 0xc000_0100, segmentBase("fs")],
+  [0xc000_0101, 0xc000_0101, segmentBase("gs")],
+  [0xc000_0102, 0xc000_0102, stored(0n, canonical)],           // KERNEL_GS_BASE
+  [0xc000_0103, 0xc000_0103, stored(0n, low(32))],             // TSC_AUX
+  [0xc000_0104, 0xc000_0104, tscRatio],
+  [0xc001_0000, 0xc001_0007, ignored()],                       // K7_EVNTSEL, K7_PERFCTR
+  [0xc001_0010, 0xc001_0010, constant()],                      // SYSCFG
+  [0xc001_0015, 0xc001_0015, hwcr],
+  [0xc001_001b, 0xc001_001b, ignored(0x2000_0000n)],           // BU_CFG
+  [0xc001_001f, 0xc001_001f, ignored()],                       // NB_CFG
+  [0xc001_0020, 0xc001_0020, writeOnly],                       // PATCH_LOADER
+  [0xc001_0055, 0xc001_0055, constant()],                      // K8_INT_PENDING_MSG
+  [0xc001_0058, 0xc001_0058, stored(0n, onlyZero)],            // FAM10H_MMIO_CONF_BASE
+  [0xc001_0112, 0xc001_0113, constant()],                      // K8_TSEG_ADDR, K8_TSEG_MASK
+  [0xc001_0117, 0xc001_0117, ignored()],                       // VM_HSAVE_PA
+  [0xc001_011f, 0xc001_011f, ignored()],                       // VIRT_SPEC_CTRL
+  [0xc001_1022, 0xc001_1023, ignored()],                       // DC_CFG, BU_CFG2
+  [0xc001_102a, 0xc001_102a, ignored()],
+  [0xc001_102c, 0xc001_102c, ignored()],
+];
+
+/** The variable MTRRs: base and mask in turn. */
+const variableMtrrs: readonly Row[] = Array.from({ length: 16 }, (_, i) => {
+  const index = 0x200 + i;
+  return [index, index, stored(0n, i % 2 === 0 ? mtrrBase : mtrrMask)];
+});
+
+const byIndex = new Map<number, MsrRule>();
+for (const [first, last, rule] of [...rows, ...variableMtrrs])
+  for (let index = first; index <= last; index++) byIndex.set(index, rule);
+
+/** The rule of an MSR; undefined for one that this kernel does not know. */
+export const msrRule = (index: number): MsrRule | undefined => byIndex.get(index);

@@ -1,0 +1,284 @@
+/**
+ * The registers of a vCPU: KVM_GET/SET_REGS, KVM_GET/SET_SREGS, KVM_GET/SET_SREGS2 (arch/x86/kvm/x86.c:
+ * __set_regs, kvm_is_valid_sregs, __set_sregs_common, 6.1 and 6.18). The state is kept as the structs themselves, so
+ * reading is a copy; `regs` and `sregs` are views for whoever executes guest code.
+ *
+ * `struct kvm_regs`, 144 bytes; `struct kvm_sregs`, 312; `struct kvm_sregs2`, 320: the same up to apic_base at 272, then
+ * flags u64 and four PDPTRs where kvm_sregs has the bitmap of pending interrupts.
+ *
+ * The checks are pvm's where the flavour is pvm (recorded): any bit of EFER is taken, paging without long mode is
+ * dropped.
+ */
+import { EFAULT, EINVAL } from "../../abi/errno.ts";
+import {
+  KVM_GET_REGS,
+  KVM_GET_SREGS,
+  KVM_GET_SREGS2,
+  KVM_SET_REGS,
+  KVM_SET_SREGS,
+  KVM_SET_SREGS2,
+  KVM_SREGS2_FLAGS_PDPTRS_VALID,
+  KvmRegs,
+  KvmSregs,
+  KvmSregs2,
+} from "../../abi/kvm-x86.ts";
+import { load32, store32, store64 } from "../../abi/struct.ts";
+import type { Argument } from "../../kernel/argument.ts";
+import type { Entry } from "../dispatch.ts";
+import type { VcpuFile } from "../vcpu.ts";
+import type { X86Vcpu } from "./vcpu.ts";
+
+export const CR0_PE = 1;
+export const CR0_PG = 0x8000_0000;
+const CR0_CD = 1 << 30;
+const CR0_NW = 1 << 29;
+export const CR4_PAE = 1 << 5;
+export const EFER_SCE = 1;
+export const EFER_LME = 1 << 8;
+export const EFER_LMA = 1 << 10;
+export const EFER_NX = 1 << 11;
+const RFLAGS_FIXED = 2;
+const RFLAGS_VM = 1 << 17;
+
+export const APIC_BASE_BSP = 1 << 8;
+const APIC_BASE_X2APIC = 1 << 10;
+export const APIC_BASE_ENABLE = 1 << 11;
+/** bits of IA32_APIC_BASE that are never set: 0 to 7 and 9 */
+const APIC_BASE_RESERVED = 0x2ff;
+
+/** VME … OSXMMEXCPT, UMIP, FSGSBASE, OSXSAVE, SMEP, SMAP, PKE: what CR4 may hold under pvm (recorded) */
+const CR4_ALLOWED = 0x0075_0fff;
+
+/** kvm_sregs and kvm_sregs2 agree up to here */
+const COMMON = KvmSregs.offsetOf.interrupt_bitmap;
+const { cr0, cr2, cr3, cr4, cr8, efer, apic_base: apicBase } = KvmSregs.offsetOf;
+const { gdt, idt } = KvmSregs.offsetOf;
+const RIP = KvmRegs.offsetOf.rip;
+const RFLAGS = KvmRegs.offsetOf.rflags;
+const CS_L = KvmSregs.offsetOf.cs + 19;
+
+/** A code or data segment after reset. */
+const segment = (selector: number, base: number, type: number, s: number) => ({
+  base,
+  limit: 0xffff,
+  selector,
+  type,
+  present: 1,
+  s,
+});
+
+/** The processor after reset (SDM volume 3, 9.1.1). */
+const resetSregs = KvmSregs.encode({
+  cs: segment(0xf000, 0xffff_0000, 11, 1),
+  ds: segment(0, 0, 3, 1),
+  es: segment(0, 0, 3, 1),
+  fs: segment(0, 0, 3, 1),
+  gs: segment(0, 0, 3, 1),
+  ss: segment(0, 0, 3, 1),
+  tr: segment(0, 0, 11, 0),
+  ldt: segment(0, 0, 2, 0),
+  gdt: { limit: 0xffff },
+  idt: { limit: 0xffff },
+  cr0: 0x6000_0010,
+  apic_base: 0xfee0_0800,
+});
+const resetRegs = KvmRegs.encode({ rdx: 0x600, rip: 0xfff0, rflags: RFLAGS_FIXED });
+
+export class Registers {
+  /** `struct kvm_regs` */
+  readonly regsBytes: Uint8Array = resetRegs.slice();
+  /** `struct kvm_sregs`; cr8 and the bitmap are filled in when they are read */
+  readonly sregsBytes: Uint8Array = resetSregs.slice();
+  readonly regs = KvmRegs.at(this.regsBytes);
+  readonly sregs = KvmSregs.at(this.sregsBytes);
+  /** CR8 where no local APIC holds it */
+  #cr8 = 0;
+  readonly #vcpu: X86Vcpu;
+
+  constructor(vcpu: X86Vcpu) {
+    this.#vcpu = vcpu;
+    if (vcpu.isBootCpu) this.sregs.apic_baseLo |= APIC_BASE_BSP;
+  }
+
+  /** INIT: everything but the APIC's base, CR8 and CR2 as after power on. */
+  reset(): void {
+    const base = this.sregs.apic_base;
+    this.regsBytes.set(resetRegs);
+    this.sregsBytes.set(resetSregs);
+    this.sregs.apic_base = base;
+  }
+
+  /** Startup IPI: real mode at vector * 4 KiB. */
+  startAt(vector: number): void {
+    this.sregs.cs.selector = vector << 8;
+    this.sregs.cs.base = BigInt(vector << 12);
+    this.regs.rip = 0n;
+  }
+
+  /** Writes general registers: bit 1 of RFLAGS is always set, VM never. Exceptions that wait are gone. */
+  setRegs(bytes: Uint8Array, at: number): void {
+    this.regsBytes.set(bytes.subarray(at, at + KvmRegs.size));
+    const rflags = load32(this.regsBytes, RFLAGS);
+    store32(this.regsBytes, RFLAGS, (rflags | RFLAGS_FIXED) & ~RFLAGS_VM);
+  }
+
+  get cr4Lo(): number {
+    return load32(this.sregsBytes, cr4);
+  }
+  get apicBaseLo(): number {
+    return load32(this.sregsBytes, apicBase);
+  }
+  get apicBase(): bigint {
+    return this.sregs.apic_base;
+  }
+  get isPaging(): boolean {
+    return (load32(this.sregsBytes, cr0) & CR0_PG) !== 0;
+  }
+  get isLongMode(): boolean {
+    return (load32(this.sregsBytes, efer) & EFER_LMA) !== 0;
+  }
+  get isProtected(): boolean {
+    return (load32(this.sregsBytes, cr0) & CR0_PE) !== 0;
+  }
+
+  get cr8(): number {
+    return this.#vcpu.lapic?.cr8 ?? this.#cr8;
+  }
+  set cr8(value: number) {
+    if (this.#vcpu.lapic !== undefined) this.#vcpu.lapic.cr8 = value;
+    else this.#cr8 = value;
+  }
+
+  /** IA32_APIC_BASE from user space: whether the value is one that can be. */
+  setApicBase(lo: number, hi: number): boolean {
+    const { cpuid, lapic } = this.#vcpu;
+    const widest = cpuid.physicalAddressBits;
+    if ((lo & APIC_BASE_RESERVED) !== 0 || hi >>> 0 >= 2 ** (widest - 32)) return false;
+    if ((lo & APIC_BASE_X2APIC) !== 0 && (!cpuid.hasX2apic || (lo & APIC_BASE_ENABLE) === 0)) return false;
+    store32(this.sregsBytes, apicBase, lo);
+    store32(this.sregsBytes, apicBase + 4, hi);
+    lapic?.setBase(lo, hi, true);
+    return true;
+  }
+
+  /** arch/x86/kvm/x86.c:kvm_is_valid_sregs (6.18) */
+  #isValid(bytes: Uint8Array, at: number): boolean {
+    const word = (offset: number) => load32(bytes, at + offset);
+    const newCr0 = word(cr0);
+    const longMode = (word(efer) & EFER_LME) !== 0 && (newCr0 & CR0_PG) !== 0;
+    if (longMode) {
+      if ((word(cr4) & CR4_PAE) === 0 || (word(efer) & EFER_LMA) === 0) return false;
+      if (word(cr3 + 4) >= 2 ** (this.#vcpu.cpuid.physicalAddressBits - 32)) return false;
+    } else if ((word(efer) & EFER_LMA) !== 0 || bytes[at + CS_L] !== 0) return false;
+    if ((word(cr4) & ~CR4_ALLOWED) !== 0 || word(cr4 + 4) !== 0) return false;
+    if (word(cr0 + 4) !== 0) return false;
+    if ((newCr0 & CR0_NW) !== 0 && (newCr0 & CR0_CD) === 0) return false;
+    return (newCr0 & CR0_PG) === 0 || (newCr0 & CR0_PE) !== 0;
+  }
+
+  /** The part that kvm_sregs and kvm_sregs2 share: 0, or −EINVAL with nothing changed. */
+  setCommon(bytes: Uint8Array, at: number): number {
+    if (!this.#isValid(bytes, at)) return -EINVAL;
+    if (!this.setApicBase(load32(bytes, at + apicBase), load32(bytes, at + apicBase + 4))) return -EINVAL;
+    const into = this.sregsBytes;
+    into.set(bytes.subarray(at, at + apicBase));
+    into.fill(0, gdt + 10, gdt + 16);
+    into.fill(0, idt + 10, idt + 16);
+    if (load32(bytes, at + cr8) <= 15 && load32(bytes, at + cr8 + 4) === 0) this.cr8 = bytes[at + cr8];
+    if (!this.isLongMode) store32(into, cr0, load32(into, cr0) & ~CR0_PG);
+    this.#wakeBootCpu();
+    return 0;
+  }
+
+  /** Older user space did not set MP_STATE: a boot CPU that is put where reset puts it runs. */
+  #wakeBootCpu(): void {
+    const { sregs } = this;
+    const atReset =
+      load32(this.regsBytes, RIP) === 0xfff0 &&
+      sregs.cs.selector === 0xf000 &&
+      sregs.cs.baseLo === 0xffff_0000 &&
+      !this.isProtected;
+    if (this.#vcpu.isBootCpu && atReset) this.#vcpu.mpState = 0;
+  }
+
+  copyCommon(bytes: Uint8Array, at: number): void {
+    store64(this.sregsBytes, cr8, this.cr8);
+    bytes.set(this.sregsBytes.subarray(0, COMMON), at);
+  }
+
+  /** CR2 as the last page fault left it */
+  get cr2(): bigint {
+    return this.sregs.cr2;
+  }
+  set cr2(value: bigint) {
+    store64(this.sregsBytes, cr2, value);
+  }
+}
+
+const of = (file: VcpuFile): X86Vcpu => file.vcpu.arch as X86Vcpu;
+
+function getRegs(file: VcpuFile, user: Argument): number {
+  if (!user.writable(KvmRegs.size)) return -EFAULT;
+  user.bytes.set(of(file).registers.regsBytes, user.at);
+  return 0;
+}
+
+function setRegs(file: VcpuFile, user: Argument): number {
+  if (!user.readable(KvmRegs.size)) return -EFAULT;
+  of(file).registers.setRegs(user.bytes, user.at);
+  of(file).events.dropException();
+  return 0;
+}
+
+function getSregs(file: VcpuFile, user: Argument): number {
+  if (!user.writable(KvmSregs.size)) return -EFAULT;
+  const { registers, events } = of(file);
+  registers.copyCommon(user.bytes, user.at);
+  const bitmap = user.at + COMMON;
+  user.bytes.fill(0, bitmap, bitmap + 32);
+  if (events.interrupt.injected && !events.interrupt.soft)
+    user.bytes[bitmap + (events.interrupt.nr >>> 3)] |= 1 << (events.interrupt.nr & 7);
+  return 0;
+}
+
+/** EFAULT, EINVAL. The lowest vector of the bitmap becomes the injected interrupt; an empty bitmap changes nothing. */
+function setSregs(file: VcpuFile, user: Argument): number {
+  if (!user.readable(KvmSregs.size)) return -EFAULT;
+  const { registers, events } = of(file);
+  const failed = registers.setCommon(user.bytes, user.at);
+  if (failed < 0) return failed;
+  for (let vector = 0; vector < 256; vector++) {
+    if (((user.bytes[user.at + COMMON + (vector >>> 3)] >>> (vector & 7)) & 1) === 0) continue;
+    events.queueInterrupt(vector);
+    break;
+  }
+  return 0;
+}
+
+function getSregs2(file: VcpuFile, user: Argument): number {
+  if (!user.writable(KvmSregs2.size)) return -EFAULT;
+  of(file).registers.copyCommon(user.bytes, user.at);
+  user.bytes.fill(0, user.at + COMMON, user.at + KvmSregs2.size);
+  return 0;
+}
+
+/** EFAULT; EINVAL for unknown flags, and for PDPTRs where paging with PAE outside long mode is not on. */
+function setSregs2(file: VcpuFile, user: Argument): number {
+  if (!user.readable(KvmSregs2.size)) return -EFAULT;
+  const given = KvmSregs2.at(user.bytes, user.at);
+  const withPdptrs = (given.flagsLo & KVM_SREGS2_FLAGS_PDPTRS_VALID) !== 0;
+  if ((given.flagsLo & ~KVM_SREGS2_FLAGS_PDPTRS_VALID) !== 0 || given.flagsHi !== 0) return -EINVAL;
+  const paging = (given.cr0Lo & CR0_PG) !== 0;
+  const pae = paging && (given.cr4Lo & CR4_PAE) !== 0 && (given.eferLo & EFER_LMA) === 0;
+  if (withPdptrs && !pae) return -EINVAL;
+  return of(file).registers.setCommon(user.bytes, user.at);
+}
+
+export const registerIoctls: readonly Entry<VcpuFile>[] = [
+  [KVM_GET_REGS, getRegs],
+  [KVM_SET_REGS, setRegs],
+  [KVM_GET_SREGS, getSregs],
+  [KVM_SET_SREGS, setSregs],
+  [KVM_GET_SREGS2, getSregs2],
+  [KVM_SET_SREGS2, setSregs2],
+];
