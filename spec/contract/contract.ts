@@ -1,35 +1,44 @@
 /**
  * One body, several kernels: the fake, and the real one where the host has it (reported as skipped with the reason where
- * it has not). The fake is configured as the kernel that recorded the profile of the fixture.
+ * it has not). The fake is built from what the real kernel tells about its host, as a trace's header does.
  *
  * `contract` runs a body that expects; `agreement` runs a body that answers, and compares the two kernels' answers: for
  * sweeps whose answers nobody wants to write down.
  */
-import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual } from "node:util";
 import { expect, onTestFinished, test } from "vitest";
 import { errnoName } from "../../lib/abi/errno.ts";
 import type { Syscalls } from "../../lib/kernel/syscalls.ts";
+import { defaultProfile } from "../../lib/machine/default-profile.ts";
 import { Machine } from "../../lib/machine/machine.ts";
-import { profileFromHeader } from "../../lib/machine/profile.ts";
+import { type Profile, profileFromHeader } from "../../lib/machine/profile.ts";
 import { nativeKernel } from "../../lib/native/native.ts";
-import { readTrace } from "../../lib/trace/format.ts";
+import { hostHeader, hostRelease } from "../../lib/trace/host-header.ts";
 
 /** A process of the kernel under test; it is gone when the test ends. */
 export type Start = () => Syscalls;
 /** The answers of a sweep: what was asked, and what came back. */
 export type Answers = Record<string, unknown>;
 
-const recorded = new URL("../../fixtures/traces/x86_64-kvm-6.18/system.jsonl.gz", import.meta.url);
-const { header } = readTrace(fileURLToPath(recorded));
 const native = nativeKernel();
 const realKernel = native.available ? "the real kernel" : `the real kernel: skipped, ${native.reason}`;
+
+/** The profile of the host where its kernel can be asked, else the default one. */
+const profile = ((): Profile => {
+  if (!native.available) return defaultProfile;
+  const process = native.process();
+  try {
+    return profileFromHeader(hostHeader(process, hostRelease()));
+  } finally {
+    process.exit();
+  }
+})();
 
 const ended = <S extends Syscalls>(process: S): S => {
   onTestFinished(() => process.exit());
   return process;
 };
-const fake: Start = () => ended(new Machine(profileFromHeader(header)).process());
+const fake: Start = () => ended(new Machine(profile).process());
 const real: Start = () => {
   if (!native.available) throw new Error(native.reason);
   return ended(native.process());

@@ -1,0 +1,137 @@
+/**
+ * The header of a trace: the host profile, asked of the kernel itself by the system calls that a program has for it.
+ *
+ * Missing: `devices`, `pci` and `host`, which are not KVM's to tell; the facts of other architectures than x86.
+ */
+import { readdirSync } from "node:fs";
+import { release } from "node:os";
+import type { Request } from "../abi/ioctl.ts";
+import { KVM_CHECK_EXTENSION, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE } from "../abi/kvm.ts";
+import {
+  KVM_GET_EMULATED_CPUID,
+  KVM_GET_MSR_FEATURE_INDEX_LIST,
+  KVM_GET_MSR_INDEX_LIST,
+  KVM_GET_MSRS,
+  KVM_GET_SUPPORTED_CPUID,
+  KvmCpuid2,
+  KvmCpuidEntry2,
+  KvmMsrEntry,
+  KvmMsrList,
+  KvmMsrs,
+} from "../abi/kvm-x86.ts";
+import { load32, store32 } from "../abi/struct.ts";
+import { O_CLOEXEC, O_RDWR } from "../kernel/file.ts";
+import type { Syscalls } from "../kernel/syscalls.ts";
+import { type TraceHeader, toHex } from "./format.ts";
+
+/** Capability numbers that are asked: 0 to this. */
+const LAST_CAPABILITY = 260;
+const CPUID_ENTRIES = 256;
+
+/** What the kernel cannot be asked: its name. `hostRelease` tells it of the host of this program. */
+export type Names = Pick<TraceHeader, "kernel" | "arch" | "kvm" | "kernel_build">;
+
+/** The names of the kernel that this program runs on. */
+export function hostRelease(): Names {
+  const build = release();
+  return {
+    kernel: build.split(".").slice(0, 2).join("."),
+    kernel_build: build,
+    arch: process.arch === "arm64" ? "arm64" : "x86_64",
+    kvm: flavour(),
+  };
+}
+
+/** By the module that is loaded: a host has one. */
+function flavour(): string | null {
+  const flavours: Record<string, string> = {
+    kvm_intel: "vmx",
+    kvm_amd: "svm",
+    kvm_pvm: "pvm",
+    kvm_hv: "hv",
+    kvm_pr: "pr",
+  };
+  try {
+    const loaded = readdirSync("/sys/module").find((module) => module in flavours);
+    return loaded === undefined ? null : flavours[loaded];
+  } catch {
+    return null;
+  }
+}
+
+/** The header of what a process of this kernel would record. The process is left as it was. */
+export function hostHeader(
+  process: Syscalls,
+  names: Names,
+  about: { scenario?: string; about?: string } = {},
+): TraceHeader {
+  const header: TraceHeader = {
+    format: "kvm-vfio-trace",
+    version: 1,
+    ...about,
+    ...names,
+    host: {},
+    devices: [],
+  };
+  const kvm = process.open("/dev/kvm", O_RDWR | O_CLOEXEC);
+  if (kvm < 0) return header;
+  const vm = process.ioctl(kvm, KVM_CREATE_VM, 0);
+  header.capabilities = { system: capabilities(process, kvm), vm: capabilities(process, vm) };
+  header.vcpuMmapSize = process.ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE);
+  if (names.arch === "x86_64") header.facts = x86Facts(process, kvm);
+  process.close(vm);
+  process.close(kvm);
+  return header;
+}
+
+/** Those that answer more than 0. */
+function capabilities(process: Syscalls, fd: number): Record<string, number> {
+  const answers: Record<string, number> = {};
+  for (let number = 0; number <= LAST_CAPABILITY; number++) {
+    const value = process.ioctl(fd, KVM_CHECK_EXTENSION, number);
+    if (value > 0) answers[number] = value;
+  }
+  return answers;
+}
+
+function x86Facts(process: Syscalls, kvm: number): Record<string, unknown> {
+  const msrFeatureIndices = indices(process, kvm, KVM_GET_MSR_FEATURE_INDEX_LIST);
+  return {
+    supportedCpuid: cpuid(process, kvm, KVM_GET_SUPPORTED_CPUID),
+    emulatedCpuid: cpuid(process, kvm, KVM_GET_EMULATED_CPUID),
+    msrIndices: toHex(indices(process, kvm, KVM_GET_MSR_INDEX_LIST)),
+    msrFeatureIndices: toHex(msrFeatureIndices),
+    msrFeatureValues: featureValues(process, kvm, msrFeatureIndices),
+  };
+}
+
+/** The entries, as many as the kernel says that it filled. */
+function cpuid(process: Syscalls, kvm: number, request: Request): string {
+  const bytes = new Uint8Array(KvmCpuid2.size + CPUID_ENTRIES * KvmCpuidEntry2.size);
+  store32(bytes, 0, CPUID_ENTRIES);
+  if (process.ioctl(kvm, request, bytes) < 0) return "";
+  return toHex(bytes.subarray(KvmCpuid2.size, KvmCpuid2.size + load32(bytes, 0) * KvmCpuidEntry2.size));
+}
+
+/** Asked with no room the kernel says how many there are (E2BIG), then it gives them. */
+function indices(process: Syscalls, kvm: number, request: Request): Uint8Array {
+  const head = new Uint8Array(KvmMsrList.size);
+  process.ioctl(kvm, request, head);
+  const bytes = new Uint8Array(KvmMsrList.size + 4 * load32(head, 0));
+  bytes.set(head);
+  return process.ioctl(kvm, request, bytes) < 0 ? new Uint8Array(0) : bytes.subarray(KvmMsrList.size);
+}
+
+/** MSR by MSR: one that cannot be read is left out. */
+function featureValues(process: Syscalls, kvm: number, list: Uint8Array): Record<string, string> {
+  const values: Record<string, string> = {};
+  for (let at = 0; at < list.length; at += 4) {
+    const index = load32(list, at);
+    const bytes = new Uint8Array(KvmMsrs.size + KvmMsrEntry.size);
+    store32(bytes, 0, 1);
+    store32(bytes, KvmMsrs.size, index);
+    if (process.ioctl(kvm, KVM_GET_MSRS, bytes) === 1)
+      values[`0x${index.toString(16)}`] = toHex(bytes.subarray(KvmMsrs.size + 8));
+  }
+  return values;
+}
