@@ -1,5 +1,5 @@
 /** VFIO on a machine: its host from the profile, its nodes under /dev. */
-import { ENOENT } from "../abi/errno.ts";
+import { ENODEV, ENOENT } from "../abi/errno.ts";
 import type { Kernel } from "../kernel/kernel.ts";
 import { ContainerFile } from "../vfio/container.ts";
 import { DeviceFile } from "../vfio/device-file.ts";
@@ -11,12 +11,15 @@ import {
   type VfioDeviceDescription,
   VfioHost,
 } from "../vfio/host.ts";
+import { IommufdFile } from "../vfio/iommufd.ts";
 import { createPciVfioDevice } from "../vfio/pci-vfio-device.ts";
 import type { Profile } from "./profile.ts";
 
 /** Whether the profile's host has VFIO at all. */
-const hasVfio = ({ host, devices }: Profile): boolean =>
-  devices.length !== 0 || (Array.isArray(host.modules) && host.modules.includes("vfio"));
+const hasVfio = (profile: Profile): boolean => profile.devices.length !== 0 || hasModule(profile, "vfio");
+
+const hasModule = ({ host }: Profile, name: string): boolean =>
+  Array.isArray(host.modules) && host.modules.includes(name);
 
 /** VFIO as the profile describes it, with its nodes; undefined for a host without it. */
 export function createVfio(profile: Profile, kernel: Kernel, behaviour: VfioBehaviour): VfioHost | undefined {
@@ -30,16 +33,20 @@ export function createVfio(profile: Profile, kernel: Kernel, behaviour: VfioBeha
     pci: profile.pci as readonly PciDescription[],
     devices: profile.devices as readonly VfioDeviceDescription[],
     modules: moduleOptions(profile),
+    iommufd: hasModule(profile, "iommufd"),
     createDevice: createPciVfioDevice,
   });
   kernel.nodes.set("/dev/vfio/vfio", (_process, flags) => new ContainerFile(host, flags));
   kernel.nodes.set("/dev/vfio/", (_process, flags, path) =>
     host.openGroup(path.slice("/dev/vfio/".length), flags),
   );
+  if (!host.iommufd) return host;
+  kernel.nodes.set("/dev/iommu", (_process, flags) => new IommufdFile(host, flags));
   kernel.nodes.set("/dev/vfio/devices/", (_process, flags, path) => {
     const index = /\/vfio(\d+)$/.exec(path)?.[1];
     const device = index === undefined ? undefined : host.deviceByIndex(Number(index));
-    return device === undefined ? -ENOENT : new DeviceFile(device, undefined, flags);
+    if (device === undefined) return -ENOENT;
+    return device.leaving ? -ENODEV : new DeviceFile(device, false, flags);
   });
   return host;
 }

@@ -19,6 +19,7 @@
  *
  * Missing: threads. Calls of other threads (`tid`, `thread`) are made in the order of the trace.
  */
+import { argumentBytes, type Request } from "../abi/ioctl.ts";
 import { load32, loadNumber64, store32, store64 } from "../abi/struct.ts";
 import { MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_PRIVATE } from "../kernel/process.ts";
 import type { Syscalls } from "../kernel/syscalls.ts";
@@ -390,7 +391,11 @@ class Program {
   #ioctlWithBytes(line: IoctlLine, process: Syscalls, fd: number, request: number): string | undefined {
     const { request: declared } = requestOf(this.#header, line);
     const recordedIn = fromHex(line.in!);
-    const argument = recordedIn.slice();
+    const whole = new Uint8Array(
+      Math.max(recordedIn.length, line.ret < 0 ? 0 : believed(declared, recordedIn)),
+    );
+    whole.set(recordedIn);
+    const argument = whole.subarray(0, recordedIn.length);
     const put: { at: number; address: number }[] = [];
     const point = (at: number, address: number): void => {
       store64(argument, at, address);
@@ -422,7 +427,7 @@ class Program {
       }
     }
 
-    const result = process.ioctl(fd, request, argument);
+    const result = process.ioctl(fd, request, whole);
 
     // an address of ours means nothing in the trace; one that the kernel changed stays, and differs
     for (const { at, address } of put)
@@ -604,6 +609,15 @@ class Program {
     for (const { path, value } of line.writes) this.#kernel.sysfs(path, value);
     return undefined;
   }
+}
+
+/**
+ * How many bytes the kernel took for the argument's because the argument said so: a call that succeeded read them, and
+ * those that the recorder left out were zero.
+ */
+function believed(declared: Request | undefined, argument: Uint8Array): number {
+  const bytes = declared === undefined ? 0 : argumentBytes(declared, argument);
+  return bytes <= SCRATCH ? bytes : 0;
 }
 
 /** setrlimit's resources by name (include/uapi/asm-generic/resource.h, 6.1). */

@@ -24,6 +24,7 @@ import { type Container, ContainerFile } from "./container.ts";
 import { DeviceFile } from "./device-file.ts";
 import { genericNumber } from "./generic-number.ts";
 import type { IommuGroup, VfioHost } from "./host.ts";
+import { IommufdFile } from "./iommufd.ts";
 import type { VfioDevice } from "./vfio-device.ts";
 
 export class VfioGroup {
@@ -38,6 +39,8 @@ export class VfioGroup {
   /** one for the container, one for each open device file */
   containerUsers = 0;
   openedFile: GroupFile | undefined;
+  /** an iommufd in the place of a container */
+  iommufdFile: IommufdFile | undefined;
   /** device files that were opened by their character device and bound to an iommufd */
   boundCharacterDevices = 0;
   /** whether the last device is gone: the file, if still open, is dead */
@@ -56,9 +59,20 @@ export class VfioGroup {
     return (this.openedFile = new GroupFile(this, flags));
   }
 
+  /** whether it is in a container, or an iommufd stands for one */
+  get hasContainer(): boolean {
+    return this.container !== undefined || this.iommufdFile !== undefined;
+  }
+
+  leaveContainer(): void {
+    this.container?.detach(this);
+    this.iommufdFile?.put();
+    this.iommufdFile = undefined;
+  }
+
   /** The last device was unbound. */
   remove(): void {
-    this.container?.detach(this);
+    this.leaveContainer();
     this.removed = true;
   }
 }
@@ -100,7 +114,7 @@ export class GroupFile extends File {
     const { group } = this;
     if (group.removed) return -ENODEV;
     let flags = 0;
-    if (group.container !== undefined) flags = VFIO_GROUP_FLAGS_CONTAINER_SET | VFIO_GROUP_FLAGS_VIABLE;
+    if (group.hasContainer) flags = VFIO_GROUP_FLAGS_CONTAINER_SET | VFIO_GROUP_FLAGS_VIABLE;
     else if (!group.iommuGroup.claimed) flags = VFIO_GROUP_FLAGS_VIABLE;
     if (!user.writable(VfioGroupStatus.size)) return -EFAULT;
     store32(user.bytes, user.at + VfioGroupStatus.offsetOf.flags, flags);
@@ -113,18 +127,34 @@ export class GroupFile extends File {
     const file = process.fds.get(s32.get(user.bytes, user.at));
     if (file === undefined) return -EBADF;
     const { group } = this;
-    if (group.container !== undefined) return -EINVAL;
+    if (group.hasContainer) return -EINVAL;
     if (group.removed) return -ENODEV;
-    if (!(file instanceof ContainerFile)) return group.host.behaviour.vfioContainerBadFd ? -EBADFD : -EINVAL;
-    return file.container.attach(group);
+    if (file instanceof ContainerFile) return file.container.attach(group);
+    if (file instanceof IommufdFile) return this.#setIommufd(file);
+    return group.host.behaviour.vfioContainerBadFd ? -EBADFD : -EINVAL;
   }
 
-  /** EINVAL without one, EBUSY while a device is open. */
+  /** An iommufd becomes the container: its address space for that is made. A group without an IOMMU needs none: EINVAL. */
+  #setIommufd(file: IommufdFile): number {
+    const { group } = this;
+    const { iommufd } = file;
+    if (group.noiommu) {
+      if (iommufd.vfioIoas !== undefined) return -EINVAL;
+      iommufd.noiommu = true;
+    } else {
+      if (iommufd.noiommu) return -EINVAL;
+      iommufd.compatIoas();
+    }
+    group.iommufdFile = file.get();
+    return 0;
+  }
+
+  /** EINVAL without one, EBUSY while a device is open (an iommufd lets go all the same). */
   #unsetContainer(): number {
     const { group } = this;
-    if (group.container === undefined) return -EINVAL;
-    if (group.containerUsers !== 1) return -EBUSY;
-    group.container.detach(group);
+    if (!group.hasContainer) return -EINVAL;
+    if (group.container !== undefined && group.containerUsers !== 1) return -EBUSY;
+    group.leaveContainer();
     return 0;
   }
 
@@ -143,7 +173,7 @@ export class GroupFile extends File {
 
   #openDevice(device: VfioDevice, process: Process): number {
     const { group } = this;
-    if (group.container?.iommu === undefined) return -EINVAL;
+    if (group.container?.iommu === undefined && group.iommufdFile === undefined) return -EINVAL;
     if (process.fds.lowestFree() < 0) return -EMFILE;
     const opened = DeviceFile.openByGroup(device, this);
     return typeof opened === "number" ? opened : process.install(opened, true);
@@ -156,7 +186,7 @@ export class GroupFile extends File {
 
   override release(): void {
     const { group } = this;
-    group.container?.detach(group);
+    group.leaveContainer();
     group.openedFile = undefined;
   }
 }

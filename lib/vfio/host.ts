@@ -159,6 +159,8 @@ export interface VfioHostOptions {
   pci: readonly PciDescription[];
   devices: readonly VfioDeviceDescription[];
   modules?: Partial<ModuleOptions>;
+  /** whether the kernel has iommufd, and with it the devices' own files */
+  iommufd?: boolean;
   createDevice: CreateVfioDevice;
 }
 
@@ -169,6 +171,7 @@ export class VfioHost {
   readonly iommu: IommuDescription;
   readonly behaviour: VfioBehaviour;
   readonly options: ModuleOptions;
+  readonly iommufd: boolean;
   /** every PCI function by its address, in the order of the profile */
   readonly functions = new Map<string, PciFunction>();
   readonly iommuGroups = new Map<number, IommuGroup>();
@@ -182,6 +185,7 @@ export class VfioHost {
     this.release = options.release;
     this.iommu = options.iommu;
     this.behaviour = options.behaviour;
+    this.iommufd = options.iommufd ?? false;
     this.options = {
       allow_unsafe_interrupts: false,
       disable_hugepages: false,

@@ -4,8 +4,16 @@
  * Intel and AMD as recorded (traces: x86_64-vfio-…/B_type1, 48-bit tables); a message-signalled interrupt is a write to
  * 0xFEExxxxx, AMD keeps the HyperTransport range beside it (drivers/iommu/amd/iommu.c:amd_iommu_get_resv_regions, 6.1).
  *
- * Missing: groups with reserved ranges of their own (RMRR), apertures narrowed by a device or a 39-bit unit.
+ * Missing: the registers of other units than the recorded ones (traces: x86_64-vfio-lab/I_iommufd); groups with reserved ranges of their own (RMRR), apertures narrowed by a device or a 39-bit unit.
  */
+import {
+  IOMMU_HW_INFO_TYPE_ARM_SMMUV3,
+  IOMMU_HW_INFO_TYPE_INTEL_VTD,
+  IOMMU_HW_INFO_TYPE_NONE,
+  IOMMU_HW_INFO_VTD_ERRATA_772415_SPR17,
+  IommuHwInfoArmSmmuv3,
+  IommuHwInfoVtd,
+} from "../abi/iommufd.ts";
 import type { IommuDescription, VfioHost } from "./host.ts";
 
 export interface AddressRange {
@@ -18,8 +26,9 @@ export interface IommuHardware {
   readonly pageSizes: bigint;
   readonly aperture: AddressRange;
   readonly reserved: readonly AddressRange[];
-  /** IOMMU_GET_HW_INFO: the type, and what follows it */
+  /** what IOMMU_GET_HW_INFO tells: a type, and the struct of that type */
   readonly infoType: number;
+  readonly info: Uint8Array;
 }
 
 const MSI: AddressRange = { start: 0xfee0_0000n, end: 0xfeef_ffffn };
@@ -30,13 +39,19 @@ const intel: IommuHardware = {
   pageSizes: 0x4020_1000n,
   aperture: { start: 0n, end: 0xffff_ffff_ffffn },
   reserved: [MSI],
-  infoType: 1,
+  infoType: IOMMU_HW_INFO_TYPE_INTEL_VTD,
+  info: IommuHwInfoVtd.encode({
+    flags: IOMMU_HW_INFO_VTD_ERRATA_772415_SPR17,
+    cap_reg: 0x00d2_008c_222f_0686n,
+    ecap_reg: 0xf0_0f4an,
+  }),
 };
 const amd: IommuHardware = {
   pageSizes: 0x000f_ff7f_ffff_f000n,
   aperture: { start: 0n, end: ALL },
   reserved: [MSI, HYPERTRANSPORT],
-  infoType: 0,
+  infoType: IOMMU_HW_INFO_TYPE_NONE,
+  info: new Uint8Array(0),
 };
 /** before 6.8 its driver listed every size of 64 bits (traces: x86_64-vfio-6.1/B_type1-amd) */
 const amdAllSizes: IommuHardware = { ...amd, pageSizes: 0xffff_ff7f_ffff_f000n };
@@ -45,7 +60,8 @@ const smmuv3: IommuHardware = {
   pageSizes: 0x4020_1000n,
   aperture: { start: 0n, end: 0xffff_ffff_ffffn },
   reserved: [{ start: 0x800_0000n, end: 0x80f_ffffn }],
-  infoType: 2,
+  infoType: IOMMU_HW_INFO_TYPE_ARM_SMMUV3,
+  info: IommuHwInfoArmSmmuv3.encode(),
 };
 
 const kinds: Record<NonNullable<IommuDescription["kind"]>, IommuHardware> = {

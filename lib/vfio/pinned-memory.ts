@@ -8,16 +8,36 @@
  */
 import { EFAULT, ENOMEM } from "../abi/errno.ts";
 import { type AddressSpace, PAGE_SIZE, PROT_READ, PROT_WRITE } from "../kernel/address-space.ts";
+import type { Kernel } from "../kernel/kernel.ts";
 import { type Process, RLIMIT_MEMLOCK } from "../kernel/process.ts";
 
-/** Pages charged to each address space. */
-const lockedPages = new WeakMap<AddressSpace, number>();
+/** Who is charged for pinned pages, and how many more it may be. */
+export interface Account {
+  /** pages that it may still be charged */
+  room(process: Process): number;
+  /** charges pages (a negative number gives them back) */
+  charge(pages: number): void;
+}
 
-export const lockedBy = (mm: AddressSpace): number => lockedPages.get(mm) ?? 0;
+class MemoryAccount implements Account {
+  pages = 0;
 
-/** Charges pages (a negative number gives them back). */
-export function charge(mm: AddressSpace, pages: number): void {
-  if (pages !== 0) lockedPages.set(mm, lockedBy(mm) + pages);
+  room(process: Process): number {
+    return limitOf(process) - this.pages;
+  }
+
+  charge(pages: number): void {
+    this.pages += pages;
+  }
+}
+
+const accounts = new WeakMap<object, MemoryAccount>();
+
+/** The account of an address space (mm->locked_vm), or of a kernel's one user (user->locked_vm). */
+export function accountOf(owner: AddressSpace | Kernel): Account & { readonly pages: number } {
+  let account = accounts.get(owner);
+  if (account === undefined) accounts.set(owner, (account = new MemoryAccount()));
+  return account;
 }
 
 /** How many pages the process may have charged: RLIMIT_MEMLOCK. */
@@ -36,9 +56,10 @@ export function pin(
   size: number,
   write: boolean,
   zeroPageCounts: boolean,
+  account: Account = accountOf(process.mm),
 ): number {
   const { mm } = process;
-  const room = limitOf(process) - lockedBy(mm);
+  const room = account.room(process);
   let counted = 0;
   for (let done = 0; done < size; ) {
     const mapping = mm.find(address + done);

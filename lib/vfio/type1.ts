@@ -68,7 +68,7 @@ import type { VfioHost } from "./host.ts";
 import { chain } from "./info-capabilities.ts";
 import type { Iommu, IommuDriver } from "./iommu-driver.ts";
 import { type AddressRange, iommuHardware, without } from "./iommu-hardware.ts";
-import { charge, limitOf, lockedBy, pin } from "./pinned-memory.ts";
+import { accountOf, pin } from "./pinned-memory.ts";
 
 const U64 = 64;
 const MAX64 = 0xffff_ffff_ffff_ffffn;
@@ -271,7 +271,7 @@ class Type1 implements Iommu {
     const locked = pin(process, Number(vaddr), Number(size), writable, longtermUnshares);
     if (locked < 0) return locked;
     const { mm } = process;
-    charge(mm, locked);
+    accountOf(mm).charge(locked);
     this.#insert({
       iova,
       size,
@@ -298,9 +298,9 @@ class Type1 implements Iommu {
     if (!dma.vaddrInvalid || dma.iova !== iova || dma.size !== size) return -EINVAL;
     const { mm } = process;
     if (mm !== dma.mm) {
-      if (lockedBy(mm) + dma.locked > limitOf(process)) return -ENOMEM;
-      charge(mm, dma.locked);
-      charge(dma.mm, -dma.locked);
+      if (dma.locked > accountOf(mm).room(process)) return -ENOMEM;
+      accountOf(mm).charge(dma.locked);
+      accountOf(dma.mm).charge(-dma.locked);
       dma.mm = mm;
     }
     dma.vaddr = vaddr;
@@ -397,7 +397,7 @@ class Type1 implements Iommu {
   }
 
   #unpin(dma: Dma): void {
-    charge(dma.mm, -dma.locked);
+    accountOf(dma.mm).charge(-dma.locked);
     if (dma.vaddrInvalid) this.#invalidVaddrs--;
     this.#available++;
   }

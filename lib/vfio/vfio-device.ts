@@ -8,6 +8,7 @@ import { EINVAL } from "../abi/errno.ts";
 import type { Backing } from "../kernel/address-space.ts";
 import type { Argument } from "../kernel/argument.ts";
 import type { Process } from "../kernel/process.ts";
+import type { BoundDevice } from "./bound-device.ts";
 import type { VfioGroup } from "./group.ts";
 import type { PciFunction, VfioHost } from "./host.ts";
 
@@ -19,6 +20,8 @@ export abstract class VfioDevice {
   readonly index: number;
   /** files on which the device is open: the first opens it, the last closes it */
   openCount = 0;
+  /** the device as its iommufd has it, while it is open on one */
+  bound: BoundDevice | undefined;
   /** whether a driver's unbinding waits until the last file is closed; nobody opens it any more */
   leaving = false;
 
