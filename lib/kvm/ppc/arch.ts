@@ -25,6 +25,8 @@ import { registerIoctls } from "./registers.ts";
 import { interruptIoctls, PpcVcpu } from "./vcpu.ts";
 import { hasXive, isHv, PpcVm } from "./vm.ts";
 import { createXics } from "./xics.ts";
+import { createXicsOnXive } from "./xics-on-xive.ts";
+import { createXive } from "./xive.ts";
 
 /** Coalesced writes are there in user mode only (CONFIG_KVM_MMIO). */
 const prOnly =
@@ -44,7 +46,8 @@ export const ppc: KvmArch = {
   ],
   vcpuIoctls: [...interruptIoctls, ...registerIoctls, ...oneRegIoctls],
   deviceTypes: new Map([
-    [KVM_DEV_TYPE_XICS, createXics],
+    [KVM_DEV_TYPE_XICS, (vm) => (hasXive(vm.host) ? createXicsOnXive(vm) : createXics(vm))],
+    [KVM_DEV_TYPE_XIVE, createXive],
     [KVM_DEV_TYPE_VFIO, createVfioDevice],
   ]),
   hasDevice: (type, host) => type !== KVM_DEV_TYPE_XIVE || hasXive(host),
