@@ -16,7 +16,6 @@ import {
   VFIO_GROUP_UNSET_CONTAINER,
   VfioGroupStatus,
 } from "../abi/vfio.ts";
-import { PAGE_SIZE } from "../kernel/address-space.ts";
 import type { Argument } from "../kernel/argument.ts";
 import { File } from "../kernel/file.ts";
 import type { Process } from "../kernel/process.ts";
@@ -197,7 +196,7 @@ const hidden = ({ leaving, openCount, host }: VfioDevice): boolean =>
 /** A string of less than a page: EFAULT where it ends in nowhere, EINVAL where it is longer. */
 function readName(user: Argument): string | number {
   let name = "";
-  for (let length = 0; length < PAGE_SIZE; length++) {
+  for (let length = 0; length < user.memory.pageSize; length++) {
     if (!user.readable(length + 1)) return -EFAULT;
     const byte = user.bytes[user.at + length];
     if (byte === 0) return name;

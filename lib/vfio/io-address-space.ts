@@ -8,17 +8,12 @@
  * Missing: accesses by mediated devices. A copy of an area is charged again where Linux charges shared pages once.
  */
 import { EADDRINUSE, EEXIST, EFAULT, EINVAL, ENOENT, ENOSPC, EOVERFLOW, EPERM } from "../abi/errno.ts";
-import { PAGE_SIZE } from "../kernel/address-space.ts";
 import type { Process } from "../kernel/process.ts";
-import type { AddressRange, IommuHardware } from "./iommu-hardware.ts";
-import { without } from "./iommu-hardware.ts";
+import { type AddressRange, fromPage, type IommuHardware, without } from "./iommu-hardware.ts";
 import { type Account, pin } from "./pinned-memory.ts";
 
 const MAX64 = 0xffff_ffff_ffff_ffffn;
-const PAGE = BigInt(PAGE_SIZE);
 const EVERYTHING: AddressRange = { start: 0n, end: MAX64 };
-/** where an address is chosen if nothing else is said: never the first page */
-const ANYWHERE: AddressRange = { start: PAGE, end: MAX64 - PAGE };
 
 /** Memory of a program, as it was given to a map. */
 export interface Pages {
@@ -57,10 +52,16 @@ export class IoAddressSpace {
   #allowed: readonly AddressRange[] = [];
   /** the page tables that show it: several may have the same hardware */
   readonly #tables = new Map<object, IommuHardware>();
+  /** bytes of a page of the processor's */
+  readonly #page: bigint;
   /** an area may be shown by pages larger than the processor's: then it cannot be cut */
   #largePages = true;
   /** addresses and lengths are multiples of this */
   alignment = 1n;
+
+  constructor(pageSize: number) {
+    this.#page = BigInt(pageSize);
+  }
 
   get largePages(): boolean {
     return this.#largePages;
@@ -86,7 +87,7 @@ export class IoAddressSpace {
     let at = start;
     for (const { pages, offset, length } of slices) {
       if (writable && !pages.writable) return -EPERM;
-      if ((((pages.address + offset) % PAGE) & mask) !== 0n) return -EINVAL;
+      if ((((pages.address + offset) % this.#page) & mask) !== 0n) return -EINVAL;
       areas.push({ pages, offset, length, iova: at, last: at + length - 1n, writable, charged: undefined });
       at += length;
     }
@@ -112,10 +113,14 @@ export class IoAddressSpace {
     const ofAddress = address & -address;
     if (address !== 0n && ofAddress < alignment) alignment = ofAddress;
     if (alignment < this.alignment) return -EINVAL;
+    const page = this.#page;
+    // never the first page
+    const anywhere = { start: page, end: MAX64 - page };
     const taken = [...this.#reserved, ...this.#areas.map(({ iova, last }) => ({ start: iova, end: last }))];
-    const align = (start: bigint) => (((start + alignment - 1n) / alignment) * alignment) | (address % PAGE);
+    const align = (start: bigint) =>
+      (((start + alignment - 1n) / alignment) * alignment) | (address % this.#page);
     const fits = (start: bigint, end: bigint) => start <= end && end - start >= length - 1n;
-    for (const allowed of this.#allowed.length === 0 ? [ANYWHERE] : this.#allowed) {
+    for (const allowed of this.#allowed.length === 0 ? [anywhere] : this.#allowed) {
       const first = align(allowed.start);
       if (!fits(first, allowed.end)) continue;
       for (const hole of without({ start: first, end: allowed.end }, taken))
@@ -167,7 +172,7 @@ export class IoAddressSpace {
     const head = last + 1n - area.iova;
     if ((head & (this.alignment - 1n)) !== 0n) return -EINVAL;
     if (area.charged !== undefined && this.#largePages) return -EINVAL;
-    const share = area.charged === undefined ? undefined : Math.min(area.charged, Number(head / PAGE));
+    const share = area.charged === undefined ? undefined : Math.min(area.charged, Number(head / this.#page));
     const rest = area.charged === undefined ? undefined : area.charged - share!;
     this.#areas.splice(
       this.#areas.indexOf(area),
@@ -220,7 +225,7 @@ export class IoAddressSpace {
   addTable(table: object, hardware: IommuHardware): number {
     let alignment = hardware.pageSizes & -hardware.pageSizes;
     if (alignment < this.alignment) alignment = this.alignment;
-    if (alignment > PAGE) return -EINVAL;
+    if (alignment > this.#page) return -EINVAL;
     if (!this.#areAligned(alignment)) return -EADDRINUSE;
     const reserved = this.reserve(without(EVERYTHING, [hardware.aperture]), table);
     if (reserved < 0) return reserved;
@@ -266,11 +271,11 @@ export class IoAddressSpace {
   get pageSizes(): bigint {
     let sizes = MAX64;
     for (const { pageSizes } of this.#tables.values()) sizes &= pageSizes;
-    return (sizes & (PAGE - 1n)) !== 0n ? (sizes & ~(PAGE - 1n)) | PAGE : sizes;
+    return fromPage(sizes, Number(this.#page));
   }
 
   #neededAlignment(): bigint {
-    let alignment = this.#largePages ? 1n : PAGE;
+    let alignment = this.#largePages ? 1n : this.#page;
     for (const { pageSizes } of this.#tables.values()) {
       const smallest = pageSizes & -pageSizes;
       if (smallest > alignment) alignment = smallest;
@@ -282,7 +287,7 @@ export class IoAddressSpace {
     const mask = alignment - 1n;
     return this.#areas.every(
       ({ iova, length, pages, offset }) =>
-        ((iova | length | ((pages.address + offset) % PAGE)) & mask) === 0n,
+        ((iova | length | ((pages.address + offset) % this.#page)) & mask) === 0n,
     );
   }
 }
@@ -291,8 +296,9 @@ export class IoAddressSpace {
 function pinAll(areas: readonly Area[]): number {
   for (const [index, area] of areas.entries()) {
     const { pages, offset, length } = area;
-    const start = (pages.address + offset) & ~(PAGE - 1n);
-    const end = (pages.address + offset + length + PAGE - 1n) & ~(PAGE - 1n);
+    const mask = BigInt(pages.process.mm.pageSize - 1);
+    const start = (pages.address + offset) & ~mask;
+    const end = (pages.address + offset + length + mask) & ~mask;
     const address = Number(start);
     const charged = Number.isSafeInteger(address)
       ? pin(pages.process, address, Number(end - start), pages.writable, true, pages.account)

@@ -4,9 +4,14 @@ import { IommufdObject } from "./iommufd-object.ts";
 import type { PageTable } from "./page-table.ts";
 
 export class Ioas extends IommufdObject {
-  readonly map = new IoAddressSpace();
+  readonly map: IoAddressSpace;
   /** in the order they were made */
   readonly tables: PageTable[] = [];
+
+  constructor(id: number, pageSize: number) {
+    super(id);
+    this.map = new IoAddressSpace(pageSize);
+  }
 
   destroy(): void {
     this.map.unmapAll();

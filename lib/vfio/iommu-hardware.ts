@@ -88,3 +88,9 @@ export function without(whole: AddressRange, taken: readonly AddressRange[]): Ad
     });
   return left;
 }
+
+/** Page sizes as a program sees them: those below a page of the processor's stand for that page. */
+export function fromPage(pageSizes: bigint, pageSize: number): bigint {
+  const page = BigInt(pageSize);
+  return (pageSizes & (page - 1n)) === 0n ? pageSizes : (pageSizes & -page) | page;
+}

@@ -126,7 +126,7 @@ export class Iommufd {
   }
 
   allocateIoas(): Ioas {
-    return this.add(new Ioas(this.lowestFreeId()));
+    return this.add(new Ioas(this.lowestFreeId(), this.host.kernel.pageSize));
   }
 
   /** The container's address space, made where there is none. */
@@ -151,7 +151,7 @@ export class Iommufd {
 
   /** Memory of the program, charged as this iommufd charges. */
   pages(process: Process, address: bigint, length: bigint, writable: boolean): Pages | number {
-    if (length === 0n || length > MAX64 - 4096n) return -EINVAL;
+    if (length === 0n || length > MAX64 - BigInt(process.mm.pageSize)) return -EINVAL;
     if (address + length > MAX64) return -EOVERFLOW;
     const account = accountOf(this.chargesMemory ? process.mm : this.host.kernel);
     return { process, address, length, writable, account };

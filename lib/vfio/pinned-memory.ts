@@ -7,7 +7,7 @@
  * counted. Later it is made a page of its own first.
  */
 import { EFAULT, ENOMEM } from "../abi/errno.ts";
-import { type AddressSpace, PAGE_SIZE, PROT_READ, PROT_WRITE } from "../kernel/address-space.ts";
+import { type AddressSpace, PROT_READ, PROT_WRITE } from "../kernel/address-space.ts";
 import type { Kernel } from "../kernel/kernel.ts";
 import { type Process, RLIMIT_MEMLOCK } from "../kernel/process.ts";
 
@@ -43,7 +43,7 @@ export function accountOf(owner: AddressSpace | Kernel): Account & { readonly pa
 /** How many pages the process may have charged: RLIMIT_MEMLOCK. */
 export function limitOf(process: Process): number {
   if (!process.dropped.has("CAP_IPC_LOCK")) return Number.POSITIVE_INFINITY;
-  return Math.floor((process.limits.get(RLIMIT_MEMLOCK) ?? DEFAULT_LIMIT) / PAGE_SIZE);
+  return Math.floor((process.limits.get(RLIMIT_MEMLOCK) ?? DEFAULT_LIMIT) / process.mm.pageSize);
 }
 
 /** 8 MiB (include/uapi/linux/resource.h:MLOCK_LIMIT, 6.1) */
@@ -59,17 +59,18 @@ export function pin(
   account: Account = accountOf(process.mm),
 ): number {
   const { mm } = process;
+  const { pageSize } = mm;
   const room = account.room(process);
   let counted = 0;
   for (let done = 0; done < size; ) {
     const mapping = mm.find(address + done);
     if (mapping === undefined || (mapping.prot & (write ? PROT_WRITE : PROT_READ)) === 0) return -EFAULT;
-    const end = Math.min(address + size, Math.ceil(mapping.end / PAGE_SIZE) * PAGE_SIZE);
-    const pages = (end - address - done) / PAGE_SIZE;
+    const end = Math.min(address + size, Math.ceil(mapping.end / pageSize) * pageSize);
+    const pages = (end - address - done) / pageSize;
     const zeroPage = !zeroPageCounts && !write && !mapping.shared && !mapping.touched;
     if (mapping.device === undefined && !zeroPage) counted += pages;
     if (counted > room) return -ENOMEM;
-    done += pages * PAGE_SIZE;
+    done += pages * pageSize;
   }
   return counted;
 }

@@ -59,7 +59,7 @@ import {
   VfioIommuType1InfoDmaAvail,
   VfioIovaRange,
 } from "../abi/vfio.ts";
-import { type AddressSpace, PAGE_SIZE, TASK_SIZE } from "../kernel/address-space.ts";
+import type { AddressSpace } from "../kernel/address-space.ts";
 import type { Argument } from "../kernel/argument.ts";
 import type { Process } from "../kernel/process.ts";
 import { bitmapBytes, DirtyBitmap } from "./dirty-bitmap.ts";
@@ -67,13 +67,11 @@ import type { VfioGroup } from "./group.ts";
 import type { VfioHost } from "./host.ts";
 import { chain } from "./info-capabilities.ts";
 import type { Iommu, IommuDriver } from "./iommu-driver.ts";
-import { type AddressRange, iommuHardware, without } from "./iommu-hardware.ts";
+import { type AddressRange, fromPage, iommuHardware, without } from "./iommu-hardware.ts";
 import { accountOf, pin } from "./pinned-memory.ts";
 
 const U64 = 64;
 const MAX64 = 0xffff_ffff_ffff_ffffn;
-const PAGE = BigInt(PAGE_SIZE);
-const PAGE_MASK = PAGE - 1n;
 /** bytes of a bitmap of 2^31 − 1 pages (DIRTY_BITMAP_SIZE_MAX) */
 const MAX_DIRTY_BITMAP = 1n << 28n;
 /** bytes of an info struct up to and including iova_pgsizes, and cap_offset */
@@ -134,7 +132,7 @@ class Type1 implements Iommu {
   readonly #mappings: Dma[] = [];
   /** addresses that may be mapped, ascending */
   #ranges: readonly AddressRange[] = [];
-  #pageSizes = MAX64 - PAGE_MASK;
+  #pageSizes: bigint;
   /** how many more mappings there may be */
   #available: number;
   #invalidVaddrs = 0;
@@ -145,6 +143,7 @@ class Type1 implements Iommu {
     this.#v2 = v2;
     this.#nesting = nesting;
     this.#available = host.options.dma_entry_limit;
+    this.#pageSizes = MAX64 - BigInt(host.kernel.pageSize - 1);
   }
 
   /** EBUSY while an address is invalid, EINVAL for nesting, EPERM without interrupt remapping. */
@@ -156,7 +155,7 @@ class Type1 implements Iommu {
     if (!host.iommu.interruptRemapping && !host.options.allow_unsafe_interrupts) return -EPERM;
     this.#groups.add(group);
     this.#ranges = without(hardware.aperture, hardware.reserved);
-    this.#pageSizes = hardware.pageSizes;
+    this.#pageSizes = fromPage(hardware.pageSizes, host.kernel.pageSize);
     return 0;
   }
 
@@ -325,7 +324,7 @@ class Type1 implements Iommu {
       if (argsz < VfioIommuType1DmaUnmap.size + VfioBitmap.size) return -EINVAL;
       if (!user.readable(VfioBitmap.size, VfioIommuType1DmaUnmap.size)) return -EFAULT;
       bitmap = readBitmap(user, VfioIommuType1DmaUnmap.size);
-      const refused = checkBitmap(bitmap, size);
+      const refused = checkBitmap(bitmap, size, process.mm);
       if (refused < 0) return refused;
     }
     const unmapped = this.#takeOut(process, iova, size, flags, bitmap);
@@ -434,7 +433,7 @@ class Type1 implements Iommu {
     const { iova, size } = VfioIommuType1DirtyBitmapGet.decode(user.bytes, user.at + head);
     if (iova + size > MAX64) return -EINVAL;
     const bitmap = readBitmap(user, head + VfioIommuType1DirtyBitmapGet.offsetOf.bitmap);
-    const refused = checkBitmap(bitmap, size);
+    const refused = checkBitmap(bitmap, size, process.mm);
     if (refused < 0) return refused;
     const page = this.#pageSize;
     if (bitmap.pgsize !== page || ((iova | size) & (page - 1n)) !== 0n || size === 0n) return -EINVAL;
@@ -483,8 +482,8 @@ function readBitmap(user: Argument, skip: number): Bitmap {
 }
 
 /** EINVAL for a bitmap that is outside user space, empty, too large, or too small for the range. */
-function checkBitmap({ pgsize, size, address }: Bitmap, range: bigint): number {
-  if (address + Number(size) > TASK_SIZE) return -EINVAL;
+function checkBitmap({ pgsize, size, address }: Bitmap, range: bigint, mm: AddressSpace): number {
+  if (address + Number(size) > mm.taskSize) return -EINVAL;
   const pages = pgsize === 0n ? range : range / (pgsize & -pgsize);
   if (pages === 0n || size === 0n || size > MAX_DIRTY_BITMAP) return -EINVAL;
   return size < BigInt(bitmapBytes(Number(pages))) ? -EINVAL : 0;
