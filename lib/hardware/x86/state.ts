@@ -1,6 +1,6 @@
 /**
- * The registers of one x86-64 processor: the one place where they are kept. The interpreter works on them, and
- * KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_DEBUGREGS, KVM_GET_VCPU_EVENTS and their counterparts show them.
+ * The registers of one x86-64 processor as the interpreter works on them. While a guest runs they are the truth; what
+ * user space reads and writes between two runs is kept as the structs of the interface, and copied in and out.
  *
  * General registers, RIP and RFLAGS lie in one buffer that is seen in four widths: `r64[RCX]`, `r32[2 * RCX]` (its
  * upper half is the next), `r16[4 * RCX]`, `r8[8 * RCX]` (CH is the next). Control and debug registers lie in another,
@@ -150,30 +150,6 @@ export class DescriptorTable {
 export const SHADOW_MOV_SS = 1;
 export const SHADOW_STI = 2;
 
-/** An event on its way into the guest; the fields are those of struct kvm_vcpu_events. */
-export class PendingEvents {
-  /** an exception is pending (raised, not yet given to the processor) or injected (given, its delivery not finished) */
-  exceptionPending = false;
-  exceptionInjected = false;
-  exceptionNr = 0;
-  exceptionHasErrorCode = false;
-  exceptionErrorCode = 0;
-  exceptionHasPayload = false;
-  exceptionPayload = 0n;
-  interruptInjected = false;
-  interruptNr = 0;
-  /** it came from INT n */
-  interruptSoft = false;
-  nmiInjected = false;
-  /** NMIs that wait: 0, 1 or 2 */
-  nmiPending = 0;
-  /** an NMI handler runs: until IRET */
-  nmiMasked = false;
-  tripleFault = false;
-  smm = false;
-  smiPending = false;
-}
-
 export class CpuState {
   /** RAX … R15, RIP, RFLAGS in one buffer, in four widths */
   readonly r64: BigUint64Array;
@@ -187,7 +163,8 @@ export class CpuState {
   readonly segments: readonly Segment[];
   readonly gdt: DescriptorTable;
   readonly idt: DescriptorTable;
-  readonly events: PendingEvents;
+  /** an NMI handler runs: until IRET */
+  nmiMasked: boolean;
   /** SHADOW_MOV_SS, SHADOW_STI or 0: the next instruction runs before an interrupt is taken */
   shadow: number;
   /** changes whenever translations from linear to physical addresses may have changed from outside */
@@ -205,7 +182,7 @@ export class CpuState {
     this.segments = Array.from({ length: 8 }, () => new Segment());
     this.gdt = new DescriptorTable();
     this.idt = new DescriptorTable();
-    this.events = new PendingEvents();
+    this.nmiMasked = false;
     this.shadow = 0;
     this.tlbGeneration = 0;
     this.reset();
@@ -245,7 +222,7 @@ export class CpuState {
     segments[LDTR].s = 0;
     Object.assign(this.gdt, new DescriptorTable());
     Object.assign(this.idt, new DescriptorTable());
-    Object.assign(this.events, new PendingEvents());
+    this.nmiMasked = false;
     this.shadow = 0;
     this.tlbGeneration++;
   }

@@ -1,0 +1,523 @@
+/**
+ * From linear addresses to bytes: paging (32-bit, PAE, 4 and 5 levels; Intel SDM volume 3, chapter "Paging"), a cache
+ * of translations, and accesses that no memory answers.
+ *
+ * Linear addresses are plain numbers: below 2^32 outside 64-bit mode; canonical ones of 64-bit mode signed, so that all
+ * 57 bits of them that matter are exact.
+ *
+ * Nothing is thrown. What stops an instruction is written down in `stop`; every access after that does nothing and
+ * reads 0, and the processor takes the instruction back. An instruction that has to wait for user space is run again
+ * from its start: what it read from devices before is kept in a log, so that no device is read twice. Writes to
+ * devices that nobody takes are posted: they wait in a queue until the instruction is done.
+ *
+ * Missing: protection keys, data breakpoints. Page directory pointers of PAE are read from memory with every walk.
+ */
+import { load32, store32 } from "../../abi/struct.ts";
+import type { Bus } from "./bus.ts";
+import {
+  AC,
+  type CpuState,
+  CR0,
+  CR0_PG,
+  CR0_WP,
+  CR2,
+  CR3,
+  CR4,
+  CR4_LA57,
+  CR4_PAE,
+  CR4_PSE,
+  CR4_SMAP,
+  CR4_SMEP,
+  EFER,
+  EFER_LMA,
+  EFER_NX,
+  RFLAGS,
+} from "./state.ts";
+
+/** Why an instruction stopped. */
+export const RUNNING = 0;
+/** `vector`, `errorCode` */
+export const EXCEPTION = 1;
+/** it is outside of what the interpreter knows */
+export const UNHANDLED = 2;
+/** it waits for an answer of user space: `exit` says for what */
+export const WAITING = 3;
+
+/** the processor cannot go on */
+export const SHUTDOWN = 4;
+
+export const EXIT_MMIO = 1;
+export const EXIT_PORT_IN = 2;
+export const EXIT_PORT_OUT = 3;
+export const EXIT_RDMSR = 4;
+export const EXIT_WRMSR = 5;
+export const EXIT_HYPERCALL = 6;
+export const EXIT_FETCH = 7;
+
+export const READ = 0;
+export const WRITE = 1;
+export const EXECUTE = 2;
+
+export const GP = 13;
+export const SS_FAULT = 12;
+export const NP = 11;
+export const UD = 6;
+export const DE = 0;
+export const DB = 1;
+export const BP = 3;
+export const OFLOW = 4;
+export const BR = 5;
+export const NM = 7;
+export const DF_FAULT = 8;
+export const TS = 10;
+export const PAGE_FAULT = 14;
+export const AC_FAULT = 17;
+
+/** No error code. */
+export const NO_CODE = -1;
+
+const PF_PRESENT = 1;
+const PF_WRITE = 2;
+const PF_USER = 4;
+const PF_RESERVED = 8;
+const PF_FETCH = 16;
+
+const PTE_PRESENT = 1;
+const PTE_WRITABLE = 2;
+const PTE_USER = 4;
+const PTE_ACCESSED = 0x20;
+const PTE_DIRTY = 0x40;
+const PTE_LARGE = 0x80;
+
+/** entries of the cache for each kind of access */
+const CACHE = 256;
+const EMPTY = new Uint8Array(0);
+const LOG_ENTRIES = 64;
+const POSTED = 64;
+
+export class Memory {
+  readonly state: CpuState;
+  readonly bus: Bus;
+  /** RUNNING, or why the present instruction stopped */
+  stop = RUNNING;
+  vector = 0;
+  errorCode = NO_CODE;
+  /** of a page fault */
+  faultAddress = 0;
+  /** what user space is asked for, and of what */
+  exit = 0;
+  exitAddress = 0;
+  exitLength = 0;
+  exitCount = 1;
+  /** bits of a guest physical address (CPUID 0x80000008) */
+  physicalBits = 52;
+
+  /** 16 bytes for an access in pieces */
+  readonly data = new Uint8Array(16);
+  readonly log = new Uint8Array(8 * LOG_ENTRIES);
+  logCount = 0;
+  logAt = 0;
+  /** writes that wait for user space: address, length, port or memory, and 8 bytes each */
+  readonly postedAddress = new Float64Array(POSTED);
+  readonly postedLength = new Uint8Array(POSTED);
+  readonly postedPort = new Uint8Array(POSTED);
+  readonly posted = new Uint8Array(8 * POSTED);
+  postedCount = 0;
+
+  // the cache: the page number (doubled, plus 1 for user mode), the bytes and where the page starts in them
+  readonly #tags = new Float64Array(3 * CACHE).fill(Number.NaN);
+  readonly #bytes: Uint8Array[] = new Array(3 * CACHE).fill(EMPTY);
+  readonly #at = new Int32Array(3 * CACHE);
+  #generation = -1;
+  /** changes when the cache is emptied: the processor drops what it remembers of its code page */
+  epoch = 0;
+
+  constructor(state: CpuState, bus: Bus) {
+    this.state = state;
+    this.bus = bus;
+  }
+
+  raise(vector: number, errorCode = NO_CODE): void {
+    if (this.stop !== RUNNING) return;
+    this.stop = EXCEPTION;
+    this.vector = vector;
+    this.errorCode = errorCode;
+  }
+
+  unhandled(): void {
+    if (this.stop === RUNNING) this.stop = UNHANDLED;
+  }
+
+  shutDown(): void {
+    if (this.stop === RUNNING) this.stop = SHUTDOWN;
+  }
+
+  /** The instruction has to wait for user space. */
+  wait(exit: number, address: number, length: number, count = 1): void {
+    if (this.stop !== RUNNING) return;
+    this.stop = WAITING;
+    this.exit = exit;
+    this.exitAddress = address;
+    this.exitLength = length;
+    this.exitCount = count;
+  }
+
+  /** User space answered: the instruction finds the bytes when it is run again. */
+  answer(bytes: Uint8Array, at: number, length: number): void {
+    if (this.logCount < LOG_ENTRIES) this.log.set(bytes.subarray(at, at + length), 8 * this.logCount++);
+  }
+
+  /** The next answer that is there already: its place in `log`, or −1. */
+  takeAnswer(): number {
+    return this.logAt < this.logCount ? 8 * this.logAt++ : -1;
+  }
+
+  /** The instruction is done. */
+  forget(): void {
+    this.logCount = 0;
+  }
+
+  /** Forgets every translation. */
+  flush(): void {
+    this.#tags.fill(Number.NaN);
+    this.epoch++;
+  }
+
+  /** Before the guest runs: what was changed from outside counts. */
+  refresh(): void {
+    this.#generation = this.state.tlbGeneration;
+    this.flush();
+  }
+
+  /** Forgets one page (INVLPG). */
+  flushPage(_linear: number): void {
+    this.flush();
+  }
+
+  // ---- reading and writing -----------------------------------------------------------------------------------------
+
+  /** 1, 2 or 4 bytes as an unsigned number. */
+  read(linear: number, width: number, user: number): number {
+    const offset = linear & 4095;
+    if (offset + width <= 4096 && this.stop === RUNNING) {
+      const page = Math.floor(linear / 4096);
+      const slot = page & (CACHE - 1);
+      if (this.#tags[slot] === 2 * page + user) {
+        const bytes = this.#bytes[slot];
+        const at = this.#at[slot] + offset;
+        if (width === 4)
+          return (bytes[at] | (bytes[at + 1] << 8) | (bytes[at + 2] << 16) | (bytes[at + 3] << 24)) >>> 0;
+        return width === 2 ? bytes[at] | (bytes[at + 1] << 8) : bytes[at];
+      }
+    }
+    if (!this.#readParts(linear, width, user)) return 0;
+    const { data } = this;
+    return width === 4 ? load32(data, 0) : width === 2 ? data[0] | (data[1] << 8) : data[0];
+  }
+
+  write(linear: number, width: number, value: number, user: number): void {
+    const offset = linear & 4095;
+    if (offset + width <= 4096 && this.stop === RUNNING) {
+      const page = Math.floor(linear / 4096);
+      const slot = CACHE + (page & (CACHE - 1));
+      if (this.#tags[slot] === 2 * page + user) {
+        const bytes = this.#bytes[slot];
+        const at = this.#at[slot] + offset;
+        bytes[at] = value;
+        if (width === 1) return;
+        bytes[at + 1] = value >>> 8;
+        if (width === 2) return;
+        bytes[at + 2] = value >>> 16;
+        bytes[at + 3] = value >>> 24;
+        return;
+      }
+    }
+    store32(this.data, 0, value);
+    this.#writeParts(linear, width, user);
+  }
+
+  /** 8 bytes. */
+  read64(linear: number, user: number): bigint {
+    if (!this.#readParts(linear, 8, user)) return 0n;
+    return (BigInt(load32(this.data, 4)) << 32n) | BigInt(load32(this.data, 0));
+  }
+
+  write64(linear: number, value: bigint, user: number): void {
+    store32(this.data, 0, Number(value & 0xffff_ffffn));
+    store32(this.data, 4, Number((value >> 32n) & 0xffff_ffffn));
+    this.#writeParts(linear, 8, user);
+  }
+
+  /** Up to 16 bytes into `data`, page by page; false where the instruction stopped. */
+  #readParts(linear: number, length: number, user: number): boolean {
+    for (let done = 0; done < length; ) {
+      if (this.stop !== RUNNING) return false;
+      const at = linear + done;
+      const part = Math.min(length - done, 4096 - (at & 4095));
+      const physical = this.translate(at, READ, user);
+      if (physical < 0) return false;
+      if (this.bus.page(Math.floor(physical / 4096), false)) {
+        const from = this.bus.at + (physical & 4095);
+        for (let i = 0; i < part; i++) this.data[done + i] = this.bus.bytes[from + i];
+        this.#remember(READ, at, user);
+      } else if (!this.#readDevice(physical, part, done)) return false;
+      done += part;
+    }
+    return true;
+  }
+
+  #readDevice(physical: number, length: number, at: number): boolean {
+    const answer = this.takeAnswer();
+    if (answer >= 0) {
+      for (let i = 0; i < length; i++) this.data[at + i] = this.log[answer + i];
+      return true;
+    }
+    if (!this.bus.readMmio(physical, length, this.data, at)) {
+      this.wait(EXIT_MMIO, physical, length);
+      return false;
+    }
+    this.answer(this.data, at, length);
+    this.logAt++;
+    return true;
+  }
+
+  #writeParts(linear: number, length: number, user: number): void {
+    for (let done = 0; done < length; ) {
+      if (this.stop !== RUNNING) return;
+      const at = linear + done;
+      const part = Math.min(length - done, 4096 - (at & 4095));
+      const physical = this.translate(at, WRITE, user);
+      if (physical < 0) return;
+      if (this.bus.page(Math.floor(physical / 4096), true)) {
+        const to = this.bus.at + (physical & 4095);
+        for (let i = 0; i < part; i++) this.bus.bytes[to + i] = this.data[done + i];
+        this.#remember(WRITE, at, user);
+      } else if (!this.bus.writeMmio(physical, part, this.data, done)) this.post(physical, part, done, false);
+      done += part;
+    }
+  }
+
+  /** Queues a write for user space, of bytes of `data`. */
+  post(address: number, length: number, at: number, port: boolean): void {
+    const index = this.postedCount;
+    if (index === POSTED) return;
+    this.postedCount = index + 1;
+    this.postedAddress[index] = address;
+    this.postedLength[index] = length;
+    this.postedPort[index] = port ? 1 : 0;
+    for (let i = 0; i < length; i++) this.posted[8 * index + i] = this.data[at + i];
+  }
+
+  /** Puts what the bus has just found into the cache. */
+  #remember(kind: number, linear: number, user: number): void {
+    if (this.#uncached) return;
+    const page = Math.floor(linear / 4096);
+    const slot = kind * CACHE + (page & (CACHE - 1));
+    this.#tags[slot] = 2 * page + user;
+    this.#bytes[slot] = this.bus.bytes;
+    this.#at[slot] = this.bus.at;
+  }
+
+  /** The bytes of a code page, through `codeBytes` and `codeAt`; false where the instruction stopped. */
+  codeBytes: Uint8Array = EMPTY;
+  codeAt = 0;
+  findCode(linear: number, user: number): boolean {
+    const page = Math.floor(linear / 4096);
+    const slot = EXECUTE * CACHE + (page & (CACHE - 1));
+    if (this.#tags[slot] !== 2 * page + user) {
+      const physical = this.translate(linear, EXECUTE, user);
+      if (physical < 0) return false;
+      if (!this.bus.page(Math.floor(physical / 4096), false)) {
+        // code that is not in memory cannot be run
+        this.unhandled();
+        return false;
+      }
+      this.#remember(EXECUTE, linear, user);
+      this.codeBytes = this.bus.bytes;
+      this.codeAt = this.bus.at;
+      return true;
+    }
+    this.codeBytes = this.#bytes[slot];
+    this.codeAt = this.#at[slot];
+    return true;
+  }
+
+  // ---- paging ------------------------------------------------------------------------------------------------------
+
+  /** the last translation depends on more than the page tables */
+  #uncached = false;
+
+  /** The physical address of a linear one, or −1 with a page fault raised. `user` 1: an access of CPL 3. */
+  translate(linear: number, access: number, user: number): number {
+    const { c32 } = this.state;
+    this.#uncached = false;
+    if ((c32[2 * CR0] & CR0_PG) === 0) return linear >>> 0;
+    if (this.#generation !== this.state.tlbGeneration) this.refresh();
+    if ((c32[2 * EFER] & EFER_LMA) !== 0) return this.#walk64(linear, access, user);
+    return (c32[2 * CR4] & CR4_PAE) !== 0
+      ? this.#walkPae(linear >>> 0, access, user)
+      : this.#walk32(linear >>> 0, access, user);
+  }
+
+  #fault(linear: number, access: number, user: number, bits: number): -1 {
+    const { c32 } = this.state;
+    const fetchBit =
+      access === EXECUTE &&
+      ((c32[2 * EFER] & EFER_NX) !== 0 || (c32[2 * CR4] & CR4_SMEP) !== 0) &&
+      ((c32[2 * CR4] & CR4_PAE) !== 0 || (c32[2 * CR4] & CR4_SMEP) !== 0);
+    this.faultAddress = linear;
+    this.raise(
+      PAGE_FAULT,
+      bits | (access === WRITE ? PF_WRITE : 0) | (user !== 0 ? PF_USER : 0) | (fetchBit ? PF_FETCH : 0),
+    );
+    return -1;
+  }
+
+  /** Whether the rights of a page, and-ed over the levels, allow an access. */
+  #allowed(access: number, user: number, writable: boolean, forUser: boolean, noExecute: boolean): boolean {
+    const { c32, r32 } = this.state;
+    if (user !== 0) {
+      if (!forUser || (access === WRITE && !writable)) return false;
+    } else {
+      if (access === WRITE && !writable && (c32[2 * CR0] & CR0_WP) !== 0) return false;
+      if (forUser && access === EXECUTE && (c32[2 * CR4] & CR4_SMEP) !== 0) return false;
+      if (forUser && access !== EXECUTE && (c32[2 * CR4] & CR4_SMAP) !== 0) {
+        this.#uncached = true;
+        if ((r32[2 * RFLAGS] & AC) === 0) return false;
+      }
+    }
+    return !(access === EXECUTE && noExecute);
+  }
+
+  /** The bytes of an entry of a table: false where there is no memory. */
+  #entry(address: number): boolean {
+    return this.bus.page(Math.floor(address / 4096), false);
+  }
+
+  /** Sets bits of an entry. */
+  #mark(address: number, lo: number, bits: number): void {
+    if ((lo & bits) === bits || !this.bus.page(Math.floor(address / 4096), true)) return;
+    this.bus.bytes[this.bus.at + (address & 4095)] |= bits;
+  }
+
+  #walk32(linear: number, access: number, user: number): number {
+    const { c32 } = this.state;
+    const directory = (c32[2 * CR3] & ~0xfff) >>> 0;
+    const pdeAt = directory + 4 * (linear >>> 22);
+    if (!this.#entry(pdeAt)) return this.#fault(linear, access, user, 0);
+    const pde = load32(this.bus.bytes, this.bus.at + (pdeAt & 4095));
+    if ((pde & PTE_PRESENT) === 0) return this.#fault(linear, access, user, 0);
+    if ((pde & PTE_LARGE) !== 0 && (c32[2 * CR4] & CR4_PSE) !== 0) {
+      if ((pde & (1 << 21)) !== 0) return this.#fault(linear, access, user, PF_PRESENT | PF_RESERVED);
+      if (!this.#allowed(access, user, (pde & PTE_WRITABLE) !== 0, (pde & PTE_USER) !== 0, false))
+        return this.#fault(linear, access, user, PF_PRESENT);
+      this.#mark(pdeAt, pde, PTE_ACCESSED | (access === WRITE ? PTE_DIRTY : 0));
+      return ((pde >>> 13) & 0xff) * 2 ** 32 + ((pde & 0xffc0_0000) >>> 0) + (linear & 0x3f_ffff);
+    }
+    const pteAt = ((pde & ~0xfff) >>> 0) + 4 * ((linear >>> 12) & 0x3ff);
+    if (!this.#entry(pteAt)) return this.#fault(linear, access, user, 0);
+    const pte = load32(this.bus.bytes, this.bus.at + (pteAt & 4095));
+    if ((pte & PTE_PRESENT) === 0) return this.#fault(linear, access, user, 0);
+    const both = pde & pte;
+    if (!this.#allowed(access, user, (both & PTE_WRITABLE) !== 0, (both & PTE_USER) !== 0, false))
+      return this.#fault(linear, access, user, PF_PRESENT);
+    this.#mark(pdeAt, pde, PTE_ACCESSED);
+    this.#mark(pteAt, pte, PTE_ACCESSED | (access === WRITE ? PTE_DIRTY : 0));
+    return ((pte & ~0xfff) >>> 0) + (linear & 0xfff);
+  }
+
+  #walkPae(linear: number, access: number, user: number): number {
+    const pointerAt = ((this.state.c32[2 * CR3] & ~31) >>> 0) + 8 * (linear >>> 30);
+    if (!this.#entry(pointerAt)) return this.#fault(linear, access, user, 0);
+    const { bytes, at } = this.bus;
+    const lo = load32(bytes, at + (pointerAt & 4095));
+    const hi = load32(bytes, at + (pointerAt & 4095) + 4);
+    if ((lo & PTE_PRESENT) === 0) return this.#fault(linear, access, user, 0);
+    return this.#walkDown(linear, access, user, frameOf(lo, hi), 2, 0, PTE_WRITABLE | PTE_USER);
+  }
+
+  #walk64(linear: number, access: number, user: number): number {
+    const { c32 } = this.state;
+    const levels = (c32[2 * CR4] & CR4_LA57) !== 0 ? 5 : 4;
+    const root = frameOf(c32[2 * CR3], c32[2 * CR3 + 1]);
+    return this.#walkDown(
+      linear,
+      access,
+      user,
+      root,
+      levels,
+      Math.floor(linear / 2 ** 32),
+      PTE_WRITABLE | PTE_USER,
+    );
+  }
+
+  /** Tables of 512 entries of 8 bytes, from `level` down to 1. */
+  #walkDown(
+    linear: number,
+    access: number,
+    user: number,
+    root: number,
+    levels: number,
+    linearHi: number,
+    rights: number,
+  ): number {
+    const { c32 } = this.state;
+    const nx = (c32[2 * EFER] & EFER_NX) !== 0;
+    const lo = linear >>> 0;
+    let table = root;
+    let noExecute = false;
+    for (let level = levels; ; level--) {
+      const index =
+        level === 1
+          ? (lo >>> 12) & 511
+          : level === 2
+            ? (lo >>> 21) & 511
+            : level === 3
+              ? ((lo >>> 30) | (linearHi << 2)) & 511
+              : level === 4
+                ? (linearHi >>> 7) & 511
+                : (linearHi >>> 16) & 511;
+      const entryAt = table + 8 * index;
+      if (!this.#entry(entryAt)) return this.#fault(linear, access, user, 0);
+      const { bytes, at } = this.bus;
+      const entryLo = load32(bytes, at + (entryAt & 4095));
+      const entryHi = load32(bytes, at + (entryAt & 4095) + 4);
+      if ((entryLo & PTE_PRESENT) === 0) return this.#fault(linear, access, user, 0);
+      const large = level > 1 && (entryLo & PTE_LARGE) !== 0;
+      if (this.#reserved(entryLo, entryHi, level, nx, large))
+        return this.#fault(linear, access, user, PF_PRESENT | PF_RESERVED);
+      rights &= entryLo;
+      if (nx && entryHi >>> 31 !== 0) noExecute = true;
+      if (level > 1 && !large) {
+        this.#mark(entryAt, entryLo, PTE_ACCESSED);
+        table = frameOf(entryLo, entryHi);
+        continue;
+      }
+      if (!this.#allowed(access, user, (rights & PTE_WRITABLE) !== 0, (rights & PTE_USER) !== 0, noExecute))
+        return this.#fault(linear, access, user, PF_PRESENT);
+      this.#mark(entryAt, entryLo, PTE_ACCESSED | (access === WRITE ? PTE_DIRTY : 0));
+      const size = level === 1 ? 0x1000 : level === 2 ? 0x20_0000 : 0x4000_0000;
+      const frame = frameOf(entryLo, entryHi);
+      return frame - (frame % size) + (lo & (size - 1));
+    }
+  }
+
+  #reserved(lo: number, hi: number, level: number, nx: boolean, large: boolean): boolean {
+    if (!nx && hi >>> 31 !== 0) return true;
+    const bits = this.physicalBits;
+    if (bits < 52 && (hi & 0xf_ffff) >>> Math.max(bits - 32, 0) !== 0) return true;
+    if (level >= 4) return (lo & PTE_LARGE) !== 0;
+    if (!large) return false;
+    return level === 2 ? (lo & 0x1f_e000) !== 0 : (lo & 0x3fff_e000) !== 0;
+  }
+
+  /** CR2 of the fault that was raised. */
+  storeFaultAddress(): void {
+    const { c32 } = this.state;
+    c32[2 * CR2] = this.faultAddress >>> 0;
+    c32[2 * CR2 + 1] = this.state.longMode ? Math.floor(this.faultAddress / 2 ** 32) >>> 0 : 0;
+  }
+}
+
+/** The address in an entry: bits 51:12. */
+const frameOf = (lo: number, hi: number): number => (hi & 0xf_ffff) * 2 ** 32 + ((lo & ~0xfff) >>> 0);

@@ -1,0 +1,468 @@
+/**
+ * Instructions that concern the processor itself: control and debug registers, descriptor tables, MSRs, CPUID, the time
+ * stamp counter, HLT, SYSCALL and SYSENTER (Intel SDM volume 2; arch/x86/kvm/x86.c:kvm_set_cr0, kvm_set_cr4, 6.1).
+ */
+import { MSR_EXIT, MSR_FAULT } from "./bus.ts";
+import type { Cpu } from "./cpu.ts";
+import { addToAddress, canonical } from "./execute.ts";
+import { EXIT_HYPERCALL, EXIT_RDMSR, EXIT_WRMSR, GP, NO_CODE, UD } from "./memory.ts";
+import {
+  CR0,
+  CR0_CD,
+  CR0_ET,
+  CR0_NW,
+  CR0_PE,
+  CR0_PG,
+  CR0_TS,
+  CR2,
+  CR3,
+  CR4,
+  CR4_DE,
+  CR4_PAE,
+  CR4_PCE,
+  CR4_PCIDE,
+  CR4_TSD,
+  CR4_UMIP,
+  CS,
+  DR0,
+  DR6,
+  DR7,
+  EFER,
+  EFER_LMA,
+  EFER_LME,
+  EFER_SCE,
+  FLAG_FIXED,
+  GS,
+  KERNEL_GS_BASE,
+  LSTAR,
+  RAX,
+  RBX,
+  RCX,
+  RDX,
+  RF,
+  RSP,
+  SS,
+  STAR,
+  SYSCALL_MASK,
+  SYSENTER_CS,
+  SYSENTER_EIP,
+  SYSENTER_ESP,
+  TSC_AUX,
+  XCR0,
+} from "./state.ts";
+
+/** CR0 bits that exist (CR0_RESERVED_BITS is the rest). */
+const CR0_KNOWN = 0xe005_003f;
+const LOW32 = 0xffff_ffffn;
+
+/** Raises #GP unless at CPL 0. */
+function privileged(cpu: Cpu): boolean {
+  if (cpu.cpl !== 0) cpu.fault(GP, 0);
+  return !cpu.stopped;
+}
+
+export function halt(cpu: Cpu): void {
+  if (privileged(cpu)) cpu.halted = true;
+}
+
+// ---- control registers ---------------------------------------------------------------------------------------------
+
+/** kvm_set_cr0: #GP for NW without CD, PG without PE, and what long mode forbids. */
+export function writeCr0(cpu: Cpu, given: number): void {
+  const { state, memory } = cpu;
+  const { c32 } = state;
+  const value = ((given & CR0_KNOWN) | CR0_ET) >>> 0;
+  const old = c32[2 * CR0];
+  if ((value & CR0_NW) !== 0 && (value & CR0_CD) === 0) return cpu.fault(GP, 0);
+  if ((value & CR0_PG) !== 0 && (value & CR0_PE) === 0) return cpu.fault(GP, 0);
+  const turningOn = (old & CR0_PG) === 0 && (value & CR0_PG) !== 0;
+  const turningOff = (old & CR0_PG) !== 0 && (value & CR0_PG) === 0;
+  const longEnabled = (c32[2 * EFER] & EFER_LME) !== 0;
+  if (turningOn && longEnabled && ((c32[2 * CR4] & CR4_PAE) === 0 || cpu.segments[CS].l !== 0))
+    return cpu.fault(GP, 0);
+  if (turningOff && (cpu.long || (c32[2 * CR4] & CR4_PCIDE) !== 0)) return cpu.fault(GP, 0);
+  if (turningOn && !longEnabled && cpu.options.pagingIsLong) return memory.shutDown();
+  if (cpu.stopped) return;
+  c32[2 * CR0] = value;
+  if (turningOn && longEnabled) c32[2 * EFER] |= EFER_LMA;
+  if (turningOff) c32[2 * EFER] &= ~EFER_LMA;
+  memory.flush();
+}
+
+function writeCr4(cpu: Cpu, value: bigint): void {
+  const { c32 } = cpu.state;
+  const lo = Number(value & LOW32);
+  if (value >> 32n !== 0n || (lo & ~cpu.options.cr4Allowed) !== 0) return cpu.fault(GP, 0);
+  if (cpu.state.longMode && (lo & CR4_PAE) === 0) return cpu.fault(GP, 0);
+  const pcid = (lo & CR4_PCIDE) !== 0 && (c32[2 * CR4] & CR4_PCIDE) === 0;
+  if (pcid && (!cpu.state.longMode || (c32[2 * CR3] & 0xfff) !== 0)) return cpu.fault(GP, 0);
+  if (cpu.stopped) return;
+  c32[2 * CR4] = lo;
+  cpu.memory.flush();
+}
+
+function writeCr3(cpu: Cpu, value: bigint): void {
+  const { c32, c64 } = cpu.state;
+  let written = value;
+  if ((c32[2 * CR4] & CR4_PCIDE) !== 0) written &= ~(1n << 63n);
+  if (cpu.state.longMode && written >> BigInt(cpu.memory.physicalBits) !== 0n) return cpu.fault(GP, 0);
+  if (cpu.stopped) return;
+  c64[CR3] = written;
+  cpu.memory.flush();
+}
+
+/** 0F 20, 0F 22: MOV with a control register; the ModRM byte always names a register. */
+export function moveControl(cpu: Cpu, toControl: boolean): void {
+  cpu.fetchRegisters();
+  cpu.endFetch();
+  const { state, long } = cpu;
+  const number = cpu.reg;
+  if (number !== 0 && number !== 2 && number !== 3 && number !== 4 && number !== 8)
+    return cpu.undefinedOpcode();
+  if (!privileged(cpu)) return;
+  if (!toControl) {
+    const value =
+      number === 8
+        ? BigInt(cpu.bus.readCr8())
+        : state.c64[number === 0 ? CR0 : number === 2 ? CR2 : number === 3 ? CR3 : CR4];
+    return long ? cpu.setRegister64(cpu.rm, value) : cpu.setRegister(4, cpu.rm, Number(value & LOW32));
+  }
+  const value = long ? cpu.r64[cpu.rm] : BigInt(cpu.r32[2 * cpu.rm]);
+  switch (number) {
+    case 0:
+      if (value >> 32n !== 0n) return cpu.fault(GP, 0);
+      return writeCr0(cpu, Number(value));
+    case 2:
+      if (!cpu.stopped) state.c64[CR2] = value;
+      return;
+    case 3:
+      return writeCr3(cpu, value);
+    case 4:
+      return writeCr4(cpu, value);
+    default:
+      if (value > 15n) return cpu.fault(GP, 0);
+      if (!cpu.stopped) cpu.bus.writeCr8(Number(value));
+  }
+}
+
+const DR7_GD = 1 << 13;
+const DR6_BD = 1 << 13;
+const DR6_FIXED = 0xffff_0ff0n;
+
+/** 0F 21, 0F 23: MOV with a debug register. DR4 and DR5 are DR6 and DR7 unless CR4.DE is set. */
+export function moveDebug(cpu: Cpu, toDebug: boolean): void {
+  cpu.fetchRegisters();
+  cpu.endFetch();
+  const { state, long } = cpu;
+  const { c64, c32 } = state;
+  let number = cpu.reg;
+  if (number > 7) return cpu.undefinedOpcode();
+  if (number === 4 || number === 5) {
+    if ((c32[2 * CR4] & CR4_DE) !== 0) return cpu.undefinedOpcode();
+    number += 2;
+  }
+  if (!privileged(cpu)) return;
+  if ((c32[2 * DR7] & DR7_GD) !== 0) {
+    c32[2 * DR6] = (c32[2 * DR6] & ~15) | DR6_BD;
+    c32[2 * DR7] &= ~DR7_GD;
+    return cpu.fault(1, NO_CODE);
+  }
+  const place = number < 4 ? DR0 + number : number === 6 ? DR6 : DR7;
+  if (!toDebug) {
+    const value = c64[place];
+    return long ? cpu.setRegister64(cpu.rm, value) : cpu.setRegister(4, cpu.rm, Number(value & LOW32));
+  }
+  const value = long ? cpu.r64[cpu.rm] : BigInt(cpu.r32[2 * cpu.rm]);
+  if (number >= 6 && value >> 32n !== 0n) return cpu.fault(GP, 0);
+  if (cpu.stopped) return;
+  if (number < 4) c64[place] = value;
+  else if (number === 6) c64[place] = (value & 0xe00fn) | DR6_FIXED;
+  else c64[place] = (value & 0xffff_23ffn) | 0x400n;
+}
+
+export function clearTaskSwitched(cpu: Cpu): void {
+  cpu.endFetch();
+  if (privileged(cpu)) cpu.state.c32[2 * CR0] &= ~CR0_TS;
+}
+
+/** LMSW sets the low four bits of CR0 and cannot clear PE. */
+function loadMachineStatus(cpu: Cpu): void {
+  const value = cpu.getRm(2);
+  if (!privileged(cpu)) return;
+  const old = cpu.state.c32[2 * CR0];
+  writeCr0(cpu, (old & ~0xe) | (value & 0xf));
+}
+
+// ---- descriptor tables ---------------------------------------------------------------------------------------------
+
+/** UMIP hides table registers from user programs. */
+function hidden(cpu: Cpu): boolean {
+  if (cpu.cpl === 0 || (cpu.state.c32[2 * CR4] & CR4_UMIP) === 0) return false;
+  cpu.fault(GP, 0);
+  return true;
+}
+
+function storeTable(cpu: Cpu, which: "gdt" | "idt"): void {
+  if (hidden(cpu)) return;
+  const table = cpu.state[which];
+  cpu.writeAt(cpu.eaSegment, cpu.eaLo, cpu.eaHi, 2, table.limit);
+  const at = addToAddress(cpu, 2);
+  if (cpu.long)
+    cpu.writeAt64(cpu.eaSegment, at, cpu.eaHi, (BigInt(table.baseHi >>> 0) << 32n) | BigInt(table.baseLo));
+  else {
+    // 16-bit operands keep 24 bits of the base, on processors of today all
+    cpu.writeAt(cpu.eaSegment, at, cpu.eaHi, 4, table.baseLo);
+  }
+}
+
+function loadTable(cpu: Cpu, which: "gdt" | "idt"): void {
+  if (!privileged(cpu)) return;
+  const limit = cpu.readAt(cpu.eaSegment, cpu.eaLo, cpu.eaHi, 2);
+  const at = addToAddress(cpu, 2);
+  const base = cpu.long
+    ? cpu.readAt64(cpu.eaSegment, at, cpu.eaHi)
+    : BigInt(cpu.readAt(cpu.eaSegment, at, cpu.eaHi, 4));
+  if (cpu.stopped) return;
+  const hi = Number(base >> 32n) | 0;
+  if (cpu.long && (hi << 16) >> 16 !== hi) return cpu.fault(GP, 0);
+  const table = cpu.state[which];
+  table.limit = limit;
+  table.baseLo = Number(base & (cpu.osize === 2 && !cpu.long ? 0xff_ffffn : LOW32));
+  table.baseHi = hi >>> 0;
+}
+
+/** 0F 01 */
+export function groupSeven(cpu: Cpu): void {
+  cpu.fetchModrm();
+  cpu.endFetch();
+  const operation = (cpu.modrm >> 3) & 7;
+  if (cpu.mod === 3 && operation !== 4 && operation !== 6) return groupSevenRegisters(cpu);
+  switch (operation) {
+    case 0:
+      return storeTable(cpu, "gdt");
+    case 1:
+      return storeTable(cpu, "idt");
+    case 2:
+      return loadTable(cpu, "gdt");
+    case 3:
+      return loadTable(cpu, "idt");
+    case 4: {
+      if (hidden(cpu)) return;
+      const value = cpu.state.c32[2 * CR0];
+      if (cpu.mod !== 3) return cpu.setRm(2, value & 0xffff);
+      return cpu.osize === 8
+        ? cpu.setRegister64(cpu.rm, BigInt(value))
+        : cpu.setRegister(cpu.osize, cpu.rm, value);
+    }
+    case 6:
+      return loadMachineStatus(cpu);
+    case 7:
+      if (!privileged(cpu)) return;
+      return cpu.memory.flush();
+    default:
+      return cpu.memory.unhandled();
+  }
+}
+
+function groupSevenRegisters(cpu: Cpu): void {
+  switch (cpu.modrm) {
+    case 0xc1: // VMCALL
+    case 0xd9: // VMMCALL
+      return hypercall(cpu);
+    case 0xd0: // XGETBV
+      if (cpu.options.emulated) return cpu.memory.unhandled();
+      if (cpu.r32[2 * RCX] !== 0) return cpu.fault(GP, 0);
+      return setPair(cpu, cpu.state.c64[XCR0]);
+    case 0xf8: // SWAPGS
+      return swapGs(cpu);
+    case 0xf9: // RDTSCP
+      if (cpu.options.emulated) return cpu.memory.unhandled();
+      readTsc(cpu);
+      return cpu.setRegister(4, RCX, cpu.state.c32[2 * TSC_AUX]);
+    default:
+      return cpu.memory.unhandled();
+  }
+}
+
+/** 0F 18 … with memory operands, CLFLUSH and the like: nothing to do. */
+export function hint(cpu: Cpu): void {
+  cpu.fetchModrm();
+  cpu.endFetch();
+}
+
+/** INVD, WBINVD */
+export function flushCaches(cpu: Cpu): void {
+  cpu.endFetch();
+  privileged(cpu);
+}
+
+// ---- MSRs, CPUID, time ---------------------------------------------------------------------------------------------
+
+function setPair(cpu: Cpu, value: bigint): void {
+  cpu.setRegister(4, RAX, Number(value & LOW32));
+  cpu.setRegister(4, RDX, Number(value >> 32n));
+}
+
+export function readMsr(cpu: Cpu): void {
+  cpu.endFetch();
+  if (!privileged(cpu)) return;
+  const index = cpu.r32[2 * RCX];
+  if (cpu.takeMsrAnswer()) {
+    if (cpu.msrFailed) return cpu.fault(GP, 0);
+    return setPair(cpu, cpu.msrValue);
+  }
+  const value = cpu.bus.readMsr(index);
+  if (value === MSR_EXIT) return cpu.memory.wait(EXIT_RDMSR, index, 8);
+  if (value === undefined) return cpu.fault(GP, 0);
+  setPair(cpu, value);
+}
+
+export function writeMsr(cpu: Cpu): void {
+  cpu.endFetch();
+  if (!privileged(cpu)) return;
+  const index = cpu.r32[2 * RCX];
+  if (cpu.takeMsrAnswer()) {
+    if (cpu.msrFailed) cpu.fault(GP, 0);
+    return;
+  }
+  cpu.msrValue = (BigInt(cpu.r32[2 * RDX]) << 32n) | BigInt(cpu.r32[2 * RAX]);
+  const result = cpu.bus.writeMsr(index, cpu.msrValue);
+  if (result === MSR_EXIT) return cpu.memory.wait(EXIT_WRMSR, index, 8);
+  if (result === MSR_FAULT) cpu.fault(GP, 0);
+}
+
+const leaf = new Uint32Array(4);
+
+export function cpuid(cpu: Cpu): void {
+  cpu.endFetch();
+  if (cpu.stopped) return;
+  cpu.bus.cpuid(cpu.r32[2 * RAX], cpu.r32[2 * RCX], leaf);
+  cpu.setRegister(4, RAX, leaf[0]);
+  cpu.setRegister(4, RBX, leaf[1]);
+  cpu.setRegister(4, RCX, leaf[2]);
+  cpu.setRegister(4, RDX, leaf[3]);
+}
+
+function readTsc(cpu: Cpu): void {
+  if (cpu.cpl !== 0 && (cpu.state.c32[2 * CR4] & CR4_TSD) !== 0) return cpu.fault(GP, 0);
+  setPair(cpu, cpu.bus.readTsc());
+}
+
+export function timeStamp(cpu: Cpu): void {
+  cpu.endFetch();
+  readTsc(cpu);
+}
+
+export function readCounter(cpu: Cpu): void {
+  cpu.endFetch();
+  if (cpu.cpl !== 0 && (cpu.state.c32[2 * CR4] & CR4_PCE) === 0) return cpu.fault(GP, 0);
+  const value = cpu.bus.readPmc(cpu.r32[2 * RCX]);
+  if (value === undefined) return cpu.fault(GP, 0);
+  setPair(cpu, value);
+}
+
+function hypercall(cpu: Cpu): void {
+  if (cpu.takeMsrAnswer()) return cpu.setRegister64(RAX, cpu.msrValue);
+  const result = cpu.bus.hypercall();
+  if (result === undefined) return cpu.memory.wait(EXIT_HYPERCALL, 0, 8);
+  cpu.setRegister64(RAX, BigInt.asUintN(64, result));
+}
+
+// ---- system calls --------------------------------------------------------------------------------------------------
+
+function swapGs(cpu: Cpu): void {
+  if (!cpu.long) return cpu.fault(UD, NO_CODE);
+  if (cpu.options.emulated) return cpu.memory.unhandled();
+  if (!privileged(cpu)) return;
+  const gs = cpu.segments[GS];
+  const { c32 } = cpu.state;
+  const lo = gs.baseLo;
+  const hi = gs.baseHi;
+  gs.baseLo = c32[2 * KERNEL_GS_BASE];
+  gs.baseHi = c32[2 * KERNEL_GS_BASE + 1];
+  c32[2 * KERNEL_GS_BASE] = lo;
+  c32[2 * KERNEL_GS_BASE + 1] = hi;
+}
+
+/** A flat segment, as SYSCALL and SYSENTER make them. */
+function setFlat(cpu: Cpu, index: number, selector: number, dpl: number, long: boolean): void {
+  const segment = cpu.segments[index];
+  segment.selector = selector;
+  segment.baseLo = 0;
+  segment.baseHi = 0;
+  segment.limit = 0xffff_ffff;
+  segment.g = 1;
+  segment.s = 1;
+  segment.present = 1;
+  segment.avl = 0;
+  segment.unusable = 0;
+  segment.dpl = dpl;
+  segment.type = index === CS ? 11 : 3;
+  segment.l = index === CS && long ? 1 : 0;
+  segment.db = index === CS && long ? 0 : 1;
+}
+
+/** SYSCALL of 64-bit mode; elsewhere it is AMD's alone. */
+export function systemCall(cpu: Cpu): void {
+  cpu.endFetch();
+  const { c32, c64 } = cpu.state;
+  if (!cpu.long || (c32[2 * EFER] & EFER_SCE) === 0) return cpu.undefinedOpcode();
+  if (cpu.stopped) return;
+  cpu.r64[RCX] = BigInt.asUintN(64, BigInt(cpu.rip));
+  cpu.r64[11] = BigInt(cpu.flags & ~RF);
+  const selector = Number((c64[STAR] >> 32n) & 0xfffcn);
+  setFlat(cpu, CS, selector, 0, true);
+  setFlat(cpu, SS, selector + 8, 0, true);
+  cpu.flags = (cpu.flags & ~(c32[2 * SYSCALL_MASK] | RF)) | FLAG_FIXED;
+  cpu.rip = canonical(c64[LSTAR]);
+}
+
+export function systemReturn(cpu: Cpu): void {
+  cpu.endFetch();
+  const { c32, c64 } = cpu.state;
+  if (!cpu.long || (c32[2 * EFER] & EFER_SCE) === 0) return cpu.undefinedOpcode();
+  if (cpu.options.emulated) return cpu.memory.unhandled();
+  if (!privileged(cpu)) return;
+  const long = cpu.osize === 8;
+  const selector = Number((c64[STAR] >> 48n) & 0xffffn);
+  const target = long ? canonical(cpu.r64[RCX]) : cpu.r32[2 * RCX];
+  if (long && Math.floor(target / 2 ** 47) !== 0 && Math.floor(target / 2 ** 47) !== -1)
+    return cpu.fault(GP, 0);
+  setFlat(cpu, CS, ((long ? selector + 16 : selector) | 3) & 0xffff, 3, long);
+  setFlat(cpu, SS, ((selector + 8) | 3) & 0xffff, 3, true);
+  cpu.flags = (Number(cpu.r64[11] & 0x3c_7fd7n) & ~RF) | FLAG_FIXED;
+  cpu.long = long;
+  cpu.rip = target;
+}
+
+export function systemEnter(cpu: Cpu): void {
+  cpu.endFetch();
+  const { c32, c64 } = cpu.state;
+  if (!cpu.protectedMode || (c32[2 * SYSENTER_CS] & 0xfffc) === 0) return cpu.fault(GP, 0);
+  if (cpu.stopped) return;
+  const long = cpu.state.longMode;
+  const selector = c32[2 * SYSENTER_CS] & 0xfffc;
+  cpu.flags &= ~(0x2_0200 | RF);
+  setFlat(cpu, CS, selector, 0, long);
+  setFlat(cpu, SS, selector + 8, 0, true);
+  cpu.segments[SS].db = 1;
+  cpu.long = long;
+  cpu.rip = long ? canonical(c64[SYSENTER_EIP]) : c32[2 * SYSENTER_EIP];
+  cpu.r64[RSP] = long ? c64[SYSENTER_ESP] : BigInt(c32[2 * SYSENTER_ESP]);
+}
+
+export function systemExit(cpu: Cpu): void {
+  cpu.endFetch();
+  const { c32 } = cpu.state;
+  if (!cpu.protectedMode || cpu.cpl !== 0 || (c32[2 * SYSENTER_CS] & 0xfffc) === 0) return cpu.fault(GP, 0);
+  if (cpu.stopped) return;
+  const long = cpu.osize === 8;
+  const selector = c32[2 * SYSENTER_CS] & 0xfffc;
+  const target = long ? canonical(cpu.r64[RDX]) : cpu.r32[2 * RDX];
+  const pointer = long ? cpu.r64[RCX] : BigInt(cpu.r32[2 * RCX]);
+  setFlat(cpu, CS, (selector + (long ? 32 : 16)) | 3, 3, long);
+  setFlat(cpu, SS, (selector + (long ? 40 : 24)) | 3, 3, true);
+  cpu.long = long;
+  cpu.rip = target;
+  cpu.r64[RSP] = pointer;
+}

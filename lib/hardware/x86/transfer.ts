@@ -1,0 +1,527 @@
+/**
+ * Segment registers, and everything that changes CS: far jumps, calls and returns, interrupts, exceptions and IRET
+ * (Intel SDM volume 3, chapters "Protection" and "Interrupt and Exception Handling").
+ *
+ * Missing: call gates, task gates and task switches, virtual-8086 mode; they stop with UNHANDLED.
+ */
+import type { Cpu } from "./cpu.ts";
+import { canonical, POPF_FLAGS, writableFlags } from "./execute.ts";
+import { GP, NP, RUNNING, SS_FAULT, TS } from "./memory.ts";
+import {
+  AC,
+  CS,
+  DS,
+  EFER,
+  EFER_LMA,
+  ES,
+  FLAG_FIXED,
+  FS,
+  GS,
+  IF,
+  LDTR,
+  NT,
+  RF,
+  RSP,
+  type Segment,
+  SS,
+  TF,
+  TR,
+  VM,
+} from "./state.ts";
+
+/** Where an event comes from: INT n, a device, or the processor. */
+export type Source = "software" | "external" | "exception";
+
+/** The descriptor that `readDescriptor` found, in halves; upper half of a 16-byte one. */
+let descriptorLo = 0;
+let descriptorHi = 0;
+let descriptorBaseHi = 0;
+let descriptorAt = 0;
+
+const longActive = (cpu: Cpu): boolean => (cpu.state.c32[2 * EFER] & EFER_LMA) !== 0;
+
+/** A linear address in a descriptor table or TSS. */
+const tableAt = (cpu: Cpu, lo: number, hi: number, offset: number): number =>
+  longActive(cpu) ? (hi | 0) * 2 ** 32 + lo + offset : (lo + offset) >>> 0;
+
+// fields of a descriptor's upper half
+const typeOf = (hi: number): number => (hi >>> 8) & 15;
+const isSystem = (hi: number): boolean => (hi & 0x1000) === 0;
+const dplOf = (hi: number): number => (hi >>> 13) & 3;
+const isPresent = (hi: number): boolean => (hi & 0x8000) !== 0;
+const isCode = (hi: number): boolean => (hi & 0x1800) === 0x1800;
+const isConforming = (hi: number): boolean => (hi & 0x400) !== 0;
+
+/** Reads a selector's descriptor; raises `vector` with the selector where the table is too short. */
+function readDescriptor(cpu: Cpu, selector: number, vector: number, wide = false): boolean {
+  const { memory, state } = cpu;
+  const index = selector & 0xfff8;
+  let lo: number;
+  let hi: number;
+  let limit: number;
+  if ((selector & 4) !== 0) {
+    const table = cpu.segments[LDTR];
+    lo = table.baseLo;
+    hi = table.baseHi;
+    limit = table.unusable !== 0 || table.present === 0 || (table.selector & 0xfffc) === 0 ? -1 : table.limit;
+  } else {
+    lo = state.gdt.baseLo;
+    hi = state.gdt.baseHi;
+    limit = state.gdt.limit;
+  }
+  if (index + (wide ? 15 : 7) > limit) {
+    memory.raise(vector, selector & 0xfffc);
+    return false;
+  }
+  const at = tableAt(cpu, lo, hi, index);
+  descriptorLo = memory.read(at, 4, 0);
+  descriptorHi = memory.read(at + 4, 4, 0);
+  descriptorBaseHi = wide ? memory.read(at + 8, 4, 0) : 0;
+  descriptorAt = at;
+  return memory.stop === RUNNING;
+}
+
+/** Sets a bit of the type of the descriptor read last: accessed, or busy. */
+function markDescriptor(cpu: Cpu, bit: number): void {
+  if ((descriptorHi & (bit << 8)) !== 0) return;
+  descriptorHi |= bit << 8;
+  cpu.memory.write(descriptorAt + 5, 1, (descriptorHi >>> 8) & 0xff, 0);
+}
+
+/** Fills a segment register from a descriptor. */
+function fill(segment: Segment, selector: number, lo: number, hi: number, baseHi = 0): void {
+  segment.selector = selector;
+  segment.baseLo = ((lo >>> 16) | ((hi & 0xff) << 16) | (hi & 0xff00_0000)) >>> 0;
+  segment.baseHi = baseHi;
+  segment.g = (hi >>> 23) & 1;
+  const limit = (lo & 0xffff) | (hi & 0xf_0000);
+  segment.limit = segment.g !== 0 ? ((limit << 12) | 0xfff) >>> 0 : limit;
+  segment.type = typeOf(hi);
+  segment.s = (hi >>> 12) & 1;
+  segment.dpl = dplOf(hi);
+  segment.present = (hi >>> 15) & 1;
+  segment.avl = (hi >>> 20) & 1;
+  segment.l = (hi >>> 21) & 1;
+  segment.db = (hi >>> 22) & 1;
+  segment.unusable = 0;
+}
+
+/** MOV, POP, LDS … into ES, SS, DS, FS, GS. */
+export function loadSegment(cpu: Cpu, index: number, selector: number): void {
+  const segment = cpu.segments[index];
+  if (!cpu.protectedMode) {
+    segment.selector = selector;
+    segment.baseLo = selector << 4;
+    segment.baseHi = 0;
+    return;
+  }
+  const { cpl } = cpu;
+  const rpl = selector & 3;
+  if ((selector & 0xfffc) === 0) {
+    if (index === SS) {
+      if (!cpu.long || cpl === 3 || rpl !== cpl) return cpu.fault(GP, 0);
+      segment.selector = selector;
+      segment.dpl = cpl;
+      segment.unusable = 1;
+      return;
+    }
+    nullSegment(segment, selector);
+    return;
+  }
+  if (!readDescriptor(cpu, selector, GP)) return;
+  const hi = descriptorHi;
+  const code = selector & 0xfffc;
+  if (isSystem(hi)) return cpu.fault(GP, code);
+  if (index === SS) {
+    if (rpl !== cpl || isCode(hi) || (typeOf(hi) & 2) === 0 || dplOf(hi) !== cpl) return cpu.fault(GP, code);
+    if (!isPresent(hi)) return cpu.fault(SS_FAULT, code);
+  } else {
+    if (isCode(hi) && (typeOf(hi) & 2) === 0) return cpu.fault(GP, code);
+    if (!(isCode(hi) && isConforming(hi)) && (rpl > dplOf(hi) || cpl > dplOf(hi))) return cpu.fault(GP, code);
+    if (!isPresent(hi)) return cpu.fault(NP, code);
+  }
+  markDescriptor(cpu, 1);
+  if (cpu.stopped) return;
+  fill(segment, selector, descriptorLo, descriptorHi);
+}
+
+/** A null selector leaves a segment that cannot be used. */
+function nullSegment(segment: Segment, selector: number): void {
+  segment.selector = selector;
+  segment.baseLo = 0;
+  segment.baseHi = 0;
+  segment.limit = 0;
+  segment.type = 0;
+  segment.s = 0;
+  segment.dpl = 0;
+  segment.present = 0;
+  segment.avl = 0;
+  segment.l = 0;
+  segment.db = 0;
+  segment.g = 0;
+  segment.unusable = 1;
+}
+
+/** LLDT and LTR. */
+export function loadSystemSegment(cpu: Cpu, index: number, selector: number): void {
+  const segment = cpu.segments[index];
+  const code = selector & 0xfffc;
+  if (code === 0) {
+    if (index === TR) return cpu.fault(GP, 0);
+    nullSegment(segment, selector);
+    return;
+  }
+  if ((selector & 4) !== 0) return cpu.fault(GP, code);
+  if (!readDescriptor(cpu, selector, GP, longActive(cpu))) return;
+  const hi = descriptorHi;
+  const type = typeOf(hi);
+  if (!isSystem(hi) || (index === TR ? type !== 1 && type !== 9 : type !== 2)) return cpu.fault(GP, code);
+  if (!isPresent(hi)) return cpu.fault(NP, code);
+  if (index === TR) markDescriptor(cpu, 2);
+  if (cpu.stopped) return;
+  fill(segment, selector, descriptorLo, descriptorHi, descriptorBaseHi);
+}
+
+// ---- far jumps, calls and returns ----------------------------------------------------------------------------------
+
+/** Real mode: CS:IP. */
+function setRealCode(cpu: Cpu, selector: number, offset: number): void {
+  const code = cpu.segments[CS];
+  code.selector = selector;
+  code.baseLo = selector << 4;
+  code.baseHi = 0;
+  cpu.rip = offset;
+}
+
+/** Checks the code segment of a far jump or call; its descriptor is then the one that was read last. */
+function checkCode(cpu: Cpu, selector: number): boolean {
+  const code = selector & 0xfffc;
+  if (code === 0) {
+    cpu.fault(GP, 0);
+    return false;
+  }
+  if (!readDescriptor(cpu, selector, GP)) return false;
+  const hi = descriptorHi;
+  if (isSystem(hi)) {
+    // gates
+    cpu.memory.unhandled();
+    return false;
+  }
+  const dpl = dplOf(hi);
+  const allowed = isConforming(hi) ? dpl <= cpu.cpl : (selector & 3) <= cpu.cpl && dpl === cpu.cpl;
+  if (!isCode(hi) || !allowed) cpu.fault(GP, code);
+  else if (!isPresent(hi)) cpu.fault(NP, code);
+  else if (longActive(cpu) && (hi & 0x60_0000) === 0x60_0000) cpu.fault(GP, code);
+  return !cpu.stopped;
+}
+
+/** Puts the descriptor read last into CS and goes to `target`. */
+function enterCode(cpu: Cpu, selector: number, cpl: number, target: number): void {
+  const long = longActive(cpu) && (descriptorHi & 0x20_0000) !== 0;
+  if (long) {
+    const hi = Math.floor(target / 2 ** 32);
+    if ((hi << 16) >> 16 !== hi) return cpu.fault(GP, 0);
+  }
+  markDescriptor(cpu, 1);
+  if (cpu.stopped) return;
+  fill(cpu.segments[CS], (selector & ~3) | cpl, descriptorLo, descriptorHi);
+  cpu.long = long;
+  cpu.rip = long ? target : target >>> 0;
+}
+
+export function jumpFar(cpu: Cpu, selector: number, offset: number): void {
+  if (!cpu.protectedMode) return setRealCode(cpu, selector, offset);
+  if (checkCode(cpu, selector)) enterCode(cpu, selector, cpu.cpl, offset);
+}
+
+export function callFar(cpu: Cpu, selector: number, offset: number): void {
+  const backSelector = cpu.segments[CS].selector;
+  const back = cpu.rip;
+  const size = cpu.osize;
+  if (!cpu.protectedMode) {
+    cpu.push(size, backSelector);
+    cpu.push(size, back);
+    if (!cpu.stopped) setRealCode(cpu, selector, offset);
+    return;
+  }
+  if (!checkCode(cpu, selector)) return;
+  const lo = descriptorLo;
+  const hi = descriptorHi;
+  const at = descriptorAt;
+  cpu.push(size, backSelector);
+  cpu.push(size, back);
+  if (cpu.stopped) return;
+  descriptorLo = lo;
+  descriptorHi = hi;
+  descriptorAt = at;
+  enterCode(cpu, selector, cpu.cpl, offset);
+}
+
+/** The code segment that RETF and IRET go back to. */
+function checkReturn(cpu: Cpu, selector: number): boolean {
+  const code = selector & 0xfffc;
+  const rpl = selector & 3;
+  if (code === 0) {
+    cpu.fault(GP, 0);
+    return false;
+  }
+  if (!readDescriptor(cpu, selector, GP)) return false;
+  const hi = descriptorHi;
+  const dpl = dplOf(hi);
+  if (isSystem(hi) || !isCode(hi) || rpl < cpu.cpl || (isConforming(hi) ? dpl > rpl : dpl !== rpl))
+    cpu.fault(GP, code);
+  else if (!isPresent(hi)) cpu.fault(NP, code);
+  return !cpu.stopped;
+}
+
+/** The stack of an outer level, and data segments that it may not have. */
+function enterOuter(cpu: Cpu, selector: number, pointer: bigint, rpl: number): void {
+  const savedLo = descriptorLo;
+  const savedHi = descriptorHi;
+  const savedAt = descriptorAt;
+  const stack = cpu.segments[SS];
+  const code = selector & 0xfffc;
+  if (code === 0) {
+    if (!longActive(cpu) || rpl === 3 || (savedHi & 0x20_0000) === 0) return cpu.fault(GP, 0);
+    nullSegment(stack, selector);
+    stack.dpl = rpl;
+  } else {
+    if (!readDescriptor(cpu, selector, GP)) return;
+    const hi = descriptorHi;
+    if (isSystem(hi) || isCode(hi) || (typeOf(hi) & 2) === 0 || (selector & 3) !== rpl || dplOf(hi) !== rpl)
+      return cpu.fault(GP, code);
+    if (!isPresent(hi)) return cpu.fault(SS_FAULT, code);
+    markDescriptor(cpu, 1);
+    if (cpu.stopped) return;
+    fill(stack, selector, descriptorLo, descriptorHi);
+  }
+  cpu.r64[RSP] = pointer;
+  for (const index of [ES, DS, FS, GS]) {
+    const segment = cpu.segments[index];
+    const conforming = (segment.type & 12) === 12;
+    if (segment.unusable === 0 && !conforming && segment.dpl < rpl) nullSegment(segment, 0);
+  }
+  descriptorLo = savedLo;
+  descriptorHi = savedHi;
+  descriptorAt = savedAt;
+}
+
+export function returnFar(cpu: Cpu, extra: number): void {
+  const size = cpu.osize;
+  const target = size === 8 ? canonical(cpu.peek64()) : cpu.peek(size);
+  const selector = size === 8 ? Number(cpu.peek64(8) & 0xffffn) : cpu.peek(size, size) & 0xffff;
+  if (cpu.stopped) return;
+  if (!cpu.protectedMode) {
+    cpu.moveStack(2 * size + extra);
+    return setRealCode(cpu, selector, target);
+  }
+  const rpl = selector & 3;
+  if (rpl > cpu.cpl && cpu.options.emulated) return cpu.memory.unhandled();
+  if (!checkReturn(cpu, selector)) return;
+  if (rpl === cpu.cpl) {
+    enterCode(cpu, selector, rpl, target);
+    if (!cpu.stopped) cpu.moveStack(2 * size + extra);
+    return;
+  }
+  const at = 2 * size + extra;
+  const pointer = size === 8 ? cpu.peek64(at) : BigInt(cpu.peek(size, at));
+  const stack = size === 8 ? Number(cpu.peek64(at + 8) & 0xffffn) : cpu.peek(size, at + size) & 0xffff;
+  if (cpu.stopped) return;
+  enterOuter(cpu, stack, pointer, rpl);
+  if (cpu.stopped) return;
+  enterCode(cpu, selector, rpl, target);
+  if (!cpu.stopped) cpu.moveStack(extra);
+}
+
+// ---- interrupts ----------------------------------------------------------------------------------------------------
+
+/** INT n, INT3, INTO */
+export function softwareInterrupt(cpu: Cpu, vector: number): void {
+  if (cpu.protectedMode && cpu.options.emulated) return cpu.memory.unhandled();
+  enterHandler(cpu, vector, "software", -1, cpu.rip);
+}
+
+/** Goes to the handler of a vector; `back` is where it returns to. */
+export function enterHandler(
+  cpu: Cpu,
+  vector: number,
+  source: Source,
+  errorCode: number,
+  back: number,
+): void {
+  if (!cpu.protectedMode) enterReal(cpu, vector, back);
+  else enterGate(cpu, vector, source, errorCode, back);
+}
+
+function enterReal(cpu: Cpu, vector: number, back: number): void {
+  const { memory, state } = cpu;
+  if (!cpu.options.emulated && 4 * vector + 3 > state.idt.limit) return cpu.fault(GP, 0);
+  const { flags } = cpu;
+  cpu.push(2, flags & 0xffff);
+  cpu.push(2, cpu.segments[CS].selector);
+  cpu.push(2, back & 0xffff);
+  const at = (state.idt.baseLo + 4 * vector) >>> 0;
+  const offset = memory.read(at, 2, 0);
+  const selector = memory.read(at + 2, 2, 0);
+  if (cpu.stopped) return;
+  cpu.flags = flags & ~(IF | TF | AC | RF);
+  setRealCode(cpu, selector, offset);
+}
+
+function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, back: number): void {
+  const { memory, state } = cpu;
+  const long = longActive(cpu);
+  const external = source === "software" ? 0 : 1;
+  const size = long ? 16 : 8;
+  const gateCode = 8 * vector + 2 + external;
+  if (vector * size + size - 1 > state.idt.limit) return cpu.fault(GP, gateCode);
+  const at = tableAt(cpu, state.idt.baseLo, state.idt.baseHi, vector * size);
+  const lo = memory.read(at, 4, 0);
+  const hi = memory.read(at + 4, 4, 0);
+  const top = long ? memory.read(at + 8, 4, 0) : 0;
+  if (cpu.stopped) return;
+  const type = (hi >>> 8) & 0x1f;
+  if (type === 5 && !long) return memory.unhandled();
+  const wide = type === 14 || type === 15;
+  if (!wide && (long || (type !== 6 && type !== 7))) return cpu.fault(GP, gateCode);
+  if (source === "software" && dplOf(hi) < cpu.cpl) return cpu.fault(GP, gateCode);
+  if (!isPresent(hi)) return cpu.fault(NP, gateCode);
+
+  const selector = lo >>> 16;
+  if ((selector & 0xfffc) === 0) return cpu.fault(GP, external);
+  if (!readDescriptor(cpu, selector, GP)) return;
+  const codeHi = descriptorHi;
+  const code = (selector & 0xfffc) | external;
+  if (isSystem(codeHi) || !isCode(codeHi) || dplOf(codeHi) > cpu.cpl) return cpu.fault(GP, code);
+  if (long && (codeHi & 0x60_0000) !== 0x20_0000) return cpu.fault(GP, code);
+  if (!isPresent(codeHi)) return cpu.fault(NP, code);
+  const inner = !isConforming(codeHi) && dplOf(codeHi) < cpu.cpl;
+  const newCpl = inner ? dplOf(codeHi) : cpu.cpl;
+  const target = wide ? ((hi & 0xffff_0000) | (lo & 0xffff)) >>> 0 : lo & 0xffff;
+  const codeLo = descriptorLo;
+  const codeAt = descriptorAt;
+
+  const oldStack = cpu.segments[SS].selector;
+  const oldPointer = cpu.r64[RSP];
+  const { flags } = cpu;
+  const width = long ? 8 : wide ? 4 : 2;
+  if (long) enterLongStack(cpu, hi & 7, inner, newCpl);
+  else if (inner) enterInnerStack(cpu, newCpl);
+  if (cpu.stopped) return;
+  const user = cpu.user;
+  cpu.user = newCpl === 3 ? 1 : 0;
+  if (long || inner) {
+    cpu.push(width, oldStack);
+    if (width === 8) cpu.push64(oldPointer);
+    else cpu.push(width, Number(oldPointer & 0xffff_ffffn));
+  }
+  cpu.push(width, flags);
+  cpu.push(width, cpu.segments[CS].selector);
+  cpu.push(width, back);
+  if (errorCode >= 0) cpu.push(width, errorCode);
+  cpu.user = user;
+  if (cpu.stopped) return;
+  descriptorLo = codeLo;
+  descriptorHi = codeHi;
+  descriptorAt = codeAt;
+  enterCode(cpu, selector, newCpl, long ? (top | 0) * 2 ** 32 + target : target);
+  if (cpu.stopped) return;
+  cpu.flags = flags & ~(TF | NT | RF | VM | ((type & 1) === 0 ? IF : 0));
+}
+
+/** 64-bit mode: the stack of IST, of an inner level, or the present one, aligned to 16. */
+function enterLongStack(cpu: Cpu, ist: number, inner: boolean, newCpl: number): void {
+  const { memory } = cpu;
+  let pointer = cpu.r64[RSP];
+  if (ist !== 0 || inner) {
+    const tss = cpu.segments[TR];
+    const offset = ist !== 0 ? 28 + 8 * ist : 4 + 8 * newCpl;
+    if (offset + 7 > tss.limit) return cpu.fault(TS, tss.selector & 0xfffc);
+    pointer = memory.read64(tableAt(cpu, tss.baseLo, tss.baseHi, offset), 0);
+    if (cpu.stopped) return;
+  }
+  const top = Number(BigInt.asIntN(64, pointer) >> 32n);
+  if ((top << 16) >> 16 !== top) return cpu.fault(SS_FAULT, 0);
+  if (inner) {
+    nullSegment(cpu.segments[SS], newCpl);
+    cpu.segments[SS].dpl = newCpl;
+  }
+  cpu.long = true;
+  cpu.r64[RSP] = pointer & ~15n;
+}
+
+/** Protected mode: SS and ESP of an inner level, from the TSS. */
+function enterInnerStack(cpu: Cpu, newCpl: number): void {
+  const { memory } = cpu;
+  const tss = cpu.segments[TR];
+  const wide = (tss.type & 8) !== 0;
+  const offset = wide ? 4 + 8 * newCpl : 2 + 4 * newCpl;
+  const code = tss.selector & 0xfffc;
+  if (offset + (wide ? 5 : 3) > tss.limit) return cpu.fault(TS, code);
+  const at = (tss.baseLo + offset) >>> 0;
+  const pointer = memory.read(at, wide ? 4 : 2, 0);
+  const selector = memory.read(at + (wide ? 4 : 2), 2, 0);
+  if (cpu.stopped) return;
+  const stackCode = selector & 0xfffc;
+  if (stackCode === 0) return cpu.fault(TS, 0);
+  if (!readDescriptor(cpu, selector, TS)) return;
+  const hi = descriptorHi;
+  if (
+    isSystem(hi) ||
+    isCode(hi) ||
+    (typeOf(hi) & 2) === 0 ||
+    (selector & 3) !== newCpl ||
+    dplOf(hi) !== newCpl
+  )
+    return cpu.fault(TS, stackCode);
+  if (!isPresent(hi)) return cpu.fault(SS_FAULT, stackCode);
+  markDescriptor(cpu, 1);
+  if (cpu.stopped) return;
+  fill(cpu.segments[SS], selector, descriptorLo, descriptorHi);
+  cpu.r32[2 * RSP] = pointer;
+  cpu.r32[2 * RSP + 1] = 0;
+}
+
+/** IRET. NMIs are let in again. */
+export function interruptReturn(cpu: Cpu): void {
+  if (!cpu.protectedMode) return returnReal(cpu);
+  if (cpu.options.emulated) return cpu.memory.unhandled();
+  const size = cpu.osize;
+  if ((cpu.flags & NT) !== 0) {
+    if (cpu.long) cpu.fault(GP, 0);
+    else cpu.memory.unhandled();
+    return;
+  }
+  const target = size === 8 ? canonical(cpu.peek64()) : cpu.peek(size);
+  const selector = size === 8 ? Number(cpu.peek64(8) & 0xffffn) : cpu.peek(size, size) & 0xffff;
+  const flags = size === 8 ? Number(cpu.peek64(16) & 0xffff_ffffn) : cpu.peek(size, 2 * size);
+  if (cpu.stopped) return;
+  if (size >= 4 && (flags & VM) !== 0 && cpu.cpl === 0 && !longActive(cpu)) return cpu.memory.unhandled();
+  if (!checkReturn(cpu, selector)) return;
+  const rpl = selector & 3;
+  const mask = writableFlags(cpu) & (size === 2 ? 0xffff : 0xffff_ffff);
+  const { cpl } = cpu;
+  if (rpl !== cpl || cpu.long) {
+    const pointer = size === 8 ? cpu.peek64(24) : BigInt(cpu.peek(size, 3 * size));
+    const stack = size === 8 ? Number(cpu.peek64(32) & 0xffffn) : cpu.peek(size, 4 * size) & 0xffff;
+    if (cpu.stopped) return;
+    enterOuter(cpu, stack, pointer, rpl);
+  } else cpu.moveStack(3 * size);
+  if (cpu.stopped) return;
+  enterCode(cpu, selector, rpl, target);
+  cpu.flags = (cpu.flags & ~mask) | (flags & mask) | FLAG_FIXED;
+  if (!cpu.stopped) cpu.state.nmiMasked = false;
+}
+
+function returnReal(cpu: Cpu): void {
+  const size = cpu.osize;
+  const target = cpu.peek(size);
+  const selector = cpu.peek(size, size) & 0xffff;
+  const flags = cpu.peek(size, 2 * size);
+  if (cpu.stopped) return;
+  cpu.moveStack(3 * size);
+  setRealCode(cpu, selector, target);
+  const mask = size === 2 ? POPF_FLAGS & 0xffff : POPF_FLAGS;
+  cpu.flags = (cpu.flags & ~mask) | (flags & mask) | FLAG_FIXED;
+  cpu.state.nmiMasked = false;
+}
