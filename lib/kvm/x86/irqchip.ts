@@ -8,8 +8,27 @@
  * irq u32 (the status comes back here), level u32. KVM_SIGNAL_MSI: `struct kvm_msi`, 32 bytes.
  */
 import { EEXIST, EFAULT, EINVAL, ENOMEM, ENXIO } from "../../abi/errno.ts";
-import { KVM_CREATE_IRQCHIP, KVM_IRQ_LINE, KVM_IRQ_LINE_STATUS, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQFD, KVM_SET_GSI_ROUTING, KVM_SIGNAL_MSI, KvmIrqLevel, KvmMsi } from "../../abi/kvm.ts";
-import { KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, KvmIrqchip } from "../../abi/kvm-x86.ts";
+import {
+  KVM_CREATE_IRQCHIP,
+  KVM_IRQ_LINE,
+  KVM_IRQ_LINE_STATUS,
+  KVM_IRQ_ROUTING_IRQCHIP,
+  KVM_IRQ_ROUTING_MSI,
+  KVM_IRQFD,
+  KVM_MSI_VALID_DEVID,
+  KVM_SET_GSI_ROUTING,
+  KVM_SIGNAL_MSI,
+  KvmIrqLevel,
+  KvmMsi,
+} from "../../abi/kvm.ts";
+import {
+  KVM_GET_IRQCHIP,
+  KVM_IRQCHIP_IOAPIC,
+  KVM_IRQCHIP_PIC_MASTER,
+  KVM_IRQCHIP_PIC_SLAVE,
+  KVM_SET_IRQCHIP,
+  KvmIrqchip,
+} from "../../abi/kvm-x86.ts";
 import { load32, store32 } from "../../abi/struct.ts";
 import { ApicBus, NOT_FAST } from "../../hardware/apic-bus.ts";
 import { messageFromMsi, newMessage } from "../../hardware/apic-message.ts";
@@ -309,13 +328,13 @@ function irqLine(file: VmFile, user: Argument, withStatus: boolean): number {
 
 /**
  * KVM_SIGNAL_MSI: how many LAPICs took the message, 0 where those meant are disabled; −1 (EPERM) where there is
- * none. EFAULT; EINVAL: no local APICs in the kernel, flags, bits 39:32 of the address with 32-bit ids.
+ * none. EFAULT; EINVAL: no local APICs in the kernel, flags but for an ignored VALID_DEVID, bits 39:32 of the address with 32-bit ids.
  */
 function signalMsi(file: VmFile, user: Argument): number {
   if (!user.readable(KvmMsi.size)) return -EFAULT;
   const irqchip = irqchipOf(file);
   const { bytes, at } = user;
-  if (irqchip === undefined || load32(bytes, at + 12) !== 0) return -EINVAL;
+  if (irqchip === undefined || (load32(bytes, at + 12) & ~KVM_MSI_VALID_DEVID) !== 0) return -EINVAL;
   return irqchip.sendMsi(load32(bytes, at), load32(bytes, at + 4), load32(bytes, at + 8));
 }
 
