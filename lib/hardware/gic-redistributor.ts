@@ -106,7 +106,7 @@ export function redistributor(tables: LpiTables): readonly Region[] {
       if ((cpu.pendbaser & PENDBASER_PTZ) === 0n) tables.loadPending(cpu);
     } else {
       gic.flushLpis(cpu);
-      gic.invalidateTranslations();
+      gic.translations.clear();
     }
   };
   return [

@@ -9,6 +9,7 @@
  *
  * Missing: interrupts of hardware passed through (`hw` bits), GICv4 direct injection.
  */
+import { TranslationCache } from "./translation-cache.ts";
 
 export const NR_SGIS = 16;
 export const NR_PRIVATE_IRQS = 32;
@@ -174,7 +175,7 @@ export const qemuGic: GicHardware = {
 };
 
 export class Gic {
-  readonly version: 2 | 3;
+  version: 2 | 3;
   readonly hardware: GicHardware;
   readonly cpus: GicCpu[];
   /** GICD_CTLR.EnableGrp… */
@@ -192,8 +193,8 @@ export class Gic {
   readonly regions: RedistRegion[] = [];
   /** SPIs that the guest has ended and whose line may be asked for again: to be taken by who drives the chip */
   readonly acked: number[] = [];
-  /** called when translations must be looked up anew */
-  invalidateTranslations: () => void = () => {};
+  /** messages that were translated before */
+  readonly translations = new TranslationCache();
 
   constructor(version: 2 | 3, cpus: GicCpu[], hardware: GicHardware = qemuGic) {
     this.version = version;

@@ -101,6 +101,8 @@ const NOWHERE = -1;
 
 export class Its {
   readonly gic: Gic;
+  /** which one of the controller's ITSes it is */
+  readonly number: number;
   readonly memory: GuestMemory;
   /** by which number a command names a processor: 6.1 by their order, later by the program's ids */
   readonly byId: boolean;
@@ -116,8 +118,9 @@ export class Its {
   collections = new Map<number, Collection>();
   readonly #command = new Uint8Array(COMMAND);
 
-  constructor(gic: Gic, memory: GuestMemory, byId: boolean) {
+  constructor(gic: Gic, number: number, memory: GuestMemory, byId: boolean) {
     this.gic = gic;
+    this.number = number;
     this.memory = memory;
     this.byId = byId;
   }
@@ -215,7 +218,7 @@ export class Its {
     if (!this.enabled && enable && (this.deviceBaser & this.collectionBaser & this.cbaser & VALID) === 0n)
       return;
     this.enabled = enable;
-    if (!enable) this.gic.invalidateTranslations();
+    if (!enable) this.gic.translations.clear();
     this.#runCommands();
   }
 
@@ -269,7 +272,9 @@ export class Its {
     const found = this.devices.get(device)?.events.get(event);
     const target = found?.collection?.target;
     if (found === undefined || target === undefined) return UNMAPPED;
-    return target.lpisEnabled ? found.irq : -EBUSY;
+    if (!target.lpisEnabled) return -EBUSY;
+    this.gic.translations.add(this.number, device, event, found.irq);
+    return found.irq;
   }
 
   /** Delivers a message: 0, UNMAPPED or −EBUSY. */
@@ -376,7 +381,7 @@ export class Its {
     if (!valid) {
       if (!this.byId && cpu === undefined) return;
       this.freeCollection(id);
-      this.gic.invalidateTranslations();
+      this.gic.translations.clear();
       return;
     }
     if (cpu === undefined) return;
@@ -426,7 +431,7 @@ export class Its {
     const collection = this.collections.get(collectionId);
     if (translation?.collection?.target === undefined || collection?.target === undefined) return;
     translation.collection = collection;
-    this.gic.invalidateTranslations();
+    this.gic.translations.clear();
     translation.irq.target = collection.target;
   }
 
@@ -434,7 +439,7 @@ export class Its {
     const device = this.devices.get(deviceId);
     const translation = device?.events.get(event);
     if (device === undefined || translation?.collection?.target === undefined) return;
-    this.gic.invalidateTranslations();
+    this.gic.translations.clear();
     device.events.delete(event);
     this.gic.release(translation.irq);
     this.writeEntry(device.table + event * ENTRY, 0n);
@@ -446,14 +451,14 @@ export class Its {
     const target = this.cpu(to);
     if (source === undefined || target === undefined || source === target) return;
     for (const irq of this.gic.lpis.values()) if (irq.target === source) irq.target = target;
-    this.gic.invalidateTranslations();
+    this.gic.translations.clear();
   }
 
   freeDevice(id: number): void {
     const device = this.devices.get(id);
     if (device === undefined) return;
     for (const { irq } of device.events.values()) this.gic.release(irq);
-    this.gic.invalidateTranslations();
+    this.gic.translations.clear();
     this.devices.delete(id);
   }
 

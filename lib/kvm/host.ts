@@ -5,8 +5,32 @@
 import type { Kernel } from "../kernel/kernel.ts";
 import type { KvmArch } from "./arch.ts";
 
+/** What differs between releases on arm64. */
+export interface Arm64Behaviour {
+  /** KVM_IRQ_LINE, ITS tables and commands name a vCPU by its id; before, by its place in the order of creation */
+  readonly armVcpusById: boolean;
+  /** translations of messages are remembered without a limit; before, 16 a vCPU */
+  readonly itsCacheUnbounded: boolean;
+  /** an attribute of the ITS's control group that is none answers ENXIO; before, 0 */
+  readonly itsControlChecked: boolean;
+  /** KVM_IRQ_LINE looks whether the controller is initialised before it looks at the number */
+  readonly armIrqLineInitFirst: boolean;
+  /** a GICv3 has the attribute group KVM_DEV_ARM_VGIC_GRP_MAINT_IRQ */
+  readonly vgicMaintenanceIrq: boolean;
+  /** KVM_GET_VCPU_EVENTS answers ENOEXEC before KVM_ARM_VCPU_INIT */
+  readonly armEventsNeedInit: boolean;
+  /** a VM has attributes: the filter of SMCCC calls */
+  readonly armVmAttributes: boolean;
+  /** the timers of a hypervisor inside the guest have interrupts, and all of them are fixed by the first run */
+  readonly armHypTimers: boolean;
+  /** all vCPUs of a VM have the same features */
+  readonly armSharedFeatures: boolean;
+  /** KVM_ARM_VCPU_HAS_EL2 and …_E2H0 are known */
+  readonly armNestedFeatures: boolean;
+}
+
 /** What differs between releases and flavours in this floor; the machine floor fills it in from its table. */
-export interface KvmBehaviour {
+export interface KvmBehaviour extends Arm64Behaviour {
   /** one eventfd may be bound to one irqfd in all VMs of the host; before 6.17 in each VM */
   readonly irqfdExclusive: boolean;
   /** KVM_CREATE_VCPU looks at the whole id; before, at its low 32 bits */

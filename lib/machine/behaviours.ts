@@ -83,6 +83,57 @@ export const behaviourTable: readonly Row[] = [
     source:
       "drivers/vfio/vfio_main.c:vfio_unregister_group_dev; traces: x86_64-vfio-6.1/A_viable call 88 is a descriptor, -6.12 ENODEV",
   },
+  {
+    behaviour: "armVcpusById",
+    since: "6.7",
+    source:
+      "arch/arm64/kvm/arm.c:kvm_vm_ioctl_irq_line (6.12), vgic-its.c:collection_to_vcpu; traces: arm64-kvm-6.12/vcpu-irq",
+  },
+  {
+    behaviour: "itsCacheUnbounded",
+    since: "6.10",
+    source: "arch/arm64/kvm/vgic/vgic-its.c:vgic_its_cache_translation (6.1 and 6.12)",
+  },
+  {
+    behaviour: "itsControlChecked",
+    since: "7.2",
+    source: "traces: arm64-kvm-6.12/its call 178 is 0, -7.2 ENXIO; the releases between are not known",
+  },
+  {
+    behaviour: "armIrqLineInitFirst",
+    since: "7.2",
+    source: "traces: arm64-kvm-6.12/before-vgic call 85 EINVAL, -7.2 EBUSY; the releases between are not known",
+  },
+  {
+    behaviour: "vgicMaintenanceIrq",
+    since: "7.2",
+    source: "traces: arm64-kvm-6.12/vgicv3-attr call 105 ENXIO, -7.2 0; the releases between are not known",
+  },
+  {
+    behaviour: "armEventsNeedInit",
+    since: "7.2",
+    source: "traces: arm64-kvm-6.12/system call 663 is 0, -7.2 ENOEXEC; the releases between are not known",
+  },
+  {
+    behaviour: "armVmAttributes",
+    since: "6.4",
+    source: "arch/arm64/kvm/arm.c:kvm_vm_has_attr; traces: arm64-kvm-6.1/gicv2-system EINVAL, -6.12 0",
+  },
+  {
+    behaviour: "armHypTimers",
+    since: "6.4",
+    source: "arch/arm64/kvm/arch_timer.c:kvm_arm_timer_has_attr, kvm_arm_timer_set_attr (6.1 and 6.12)",
+  },
+  {
+    behaviour: "armSharedFeatures",
+    since: "6.5",
+    source: "arch/arm64/kvm/arm.c:__kvm_vcpu_set_target (6.12), which 6.1 has not",
+  },
+  {
+    behaviour: "armNestedFeatures",
+    since: "6.16",
+    source: "Documentation/virt/kvm/api.rst, KVM_CAP_ARM_EL2; trace arm64-kvm-6.12/vcpu-irq call 126 ENOENT",
+  },
 ];
 
 /** Whether release `a` is `b` or later: "6.12" is later than "6.2". */

@@ -8,6 +8,7 @@ import { Kernel } from "../kernel/kernel.ts";
 import { Process, type ProcessOptions } from "../kernel/process.ts";
 import type { Policy } from "../kernel/work-queue.ts";
 import type { KvmArch } from "../kvm/arch.ts";
+import { arm64 } from "../kvm/arm64/arch.ts";
 import type { KvmHost } from "../kvm/host.ts";
 import { ppc } from "../kvm/ppc/arch.ts";
 import { KvmSystem } from "../kvm/system.ts";
@@ -27,7 +28,7 @@ export interface MachineOptions {
   onDeadlock?: (report: string) => void;
 }
 
-export const architectures: Partial<Record<ArchName, KvmArch>> = { x86_64: x86, ppc64le: ppc };
+export const architectures: Partial<Record<ArchName, KvmArch>> = { x86_64: x86, arm64, ppc64le: ppc };
 
 /** Where user space ends (arch/powerpc/include/asm/task_size_64.h, arch/arm64/include/asm/processor.h, 6.1). */
 const taskSizes: Partial<Record<ArchName, { taskSize: number }>> = {
