@@ -40,7 +40,7 @@ function createVm(file: KvmSystem, user: Argument, process: Process): number {
   const refused = file.host.arch.checkVmType(user.value, file.host);
   if (refused < 0) return refused;
   if (file.kernel.faults.allocation("kvm")) return -ENOMEM;
-  return process.install(new VmFile(new Vm(file.host, process.mm)), true);
+  return process.install(new VmFile(new Vm(file.host, process.mm, user.low)), true);
 }
 
 const common: readonly Entry<KvmSystem>[] = [
