@@ -223,7 +223,7 @@ export type View<F extends Fields> = {
   [K in keyof F]: F[K] extends StructType<infer G> ? View<G> : F[K] extends FieldType<infer V> ? V : never;
 } & {
   [K in keyof F & string as Is64<F[K]> extends true ? `${K}Lo` | `${K}Hi` : never]: number;
-} & { readonly bytes: Uint8Array; readonly offset: number };
+} & { readonly bytes: Uint8Array; readonly structAt: number };
 
 export interface StructType<F extends Fields = Fields> extends FieldType<Values<F>> {
   readonly kind: "struct" | "union";
@@ -278,10 +278,11 @@ function layout<F extends Fields>(
 
   class StructView {
     declare bytes: Uint8Array;
-    declare offset: number;
+    /** where the struct starts; no field of C has this name */
+    declare structAt: number;
     constructor(bytes: Uint8Array, offset: number) {
       this.bytes = bytes;
-      this.offset = offset;
+      this.structAt = offset;
     }
   }
   for (const [name, field] of Object.entries(fields)) {
@@ -342,46 +343,46 @@ function accessors(field: FieldType, at: number): PropertyDescriptor {
   if (struct !== undefined)
     return {
       ...shared,
-      get(this: { bytes: Uint8Array; offset: number }) {
-        return struct.at(this.bytes, this.offset + at);
+      get(this: { bytes: Uint8Array; structAt: number }) {
+        return struct.at(this.bytes, this.structAt + at);
       },
-      set(this: { bytes: Uint8Array; offset: number }, values: never) {
-        struct.set(this.bytes, this.offset + at, values);
+      set(this: { bytes: Uint8Array; structAt: number }, values: never) {
+        struct.set(this.bytes, this.structAt + at, values);
       },
     };
   if (field.width === undefined && (field.kind === "int" || field.kind === "fd")) {
     if (field.size === 4 && field.signed)
       return {
         ...shared,
-        get(this: { bytes: Uint8Array; offset: number }) {
+        get(this: { bytes: Uint8Array; structAt: number }) {
           const b = this.bytes;
-          const i = this.offset + at;
+          const i = this.structAt + at;
           return b[i] | (b[i + 1] << 8) | (b[i + 2] << 16) | (b[i + 3] << 24);
         },
-        set(this: { bytes: Uint8Array; offset: number }, value: number) {
-          store32(this.bytes, this.offset + at, value);
+        set(this: { bytes: Uint8Array; structAt: number }, value: number) {
+          store32(this.bytes, this.structAt + at, value);
         },
       };
     if (field.size === 4)
       return {
         ...shared,
-        get(this: { bytes: Uint8Array; offset: number }) {
+        get(this: { bytes: Uint8Array; structAt: number }) {
           const b = this.bytes;
-          const i = this.offset + at;
+          const i = this.structAt + at;
           return (b[i] | (b[i + 1] << 8) | (b[i + 2] << 16) | (b[i + 3] << 24)) >>> 0;
         },
-        set(this: { bytes: Uint8Array; offset: number }, value: number) {
-          store32(this.bytes, this.offset + at, value);
+        set(this: { bytes: Uint8Array; structAt: number }, value: number) {
+          store32(this.bytes, this.structAt + at, value);
         },
       };
   }
   return {
     ...shared,
-    get(this: { bytes: Uint8Array; offset: number }) {
-      return field.get(this.bytes, this.offset + at);
+    get(this: { bytes: Uint8Array; structAt: number }) {
+      return field.get(this.bytes, this.structAt + at);
     },
-    set(this: { bytes: Uint8Array; offset: number }, value: never) {
-      field.set(this.bytes, this.offset + at, value);
+    set(this: { bytes: Uint8Array; structAt: number }, value: never) {
+      field.set(this.bytes, this.structAt + at, value);
     },
   };
 }

@@ -90,7 +90,7 @@ export class Epoll extends File {
       const wanted = EpollParams.at(user.bytes, user.at);
       if (wanted.__pad !== 0 || wanted.busy_poll_usecs > 0x7fff_ffff || wanted.prefer_busy_poll > 1)
         return -EINVAL;
-      this.#params.set(wanted.bytes.subarray(wanted.offset, wanted.offset + EpollParams.size));
+      this.#params.set(wanted.bytes.subarray(wanted.structAt, wanted.structAt + EpollParams.size));
       return 0;
     }
     if (request !== EPIOCGPARAMS.number) return -EINVAL;

@@ -26,6 +26,12 @@ import {
 } from "../../lib/abi/struct.ts";
 
 describe("layout", () => {
+  test("a field may be called offset", () => {
+    const view = struct({ flags: u32, slot: u32, offset: u64 }).at(new Uint8Array(32), 16);
+    view.offset = 5n;
+    expect([view.offset, view.bytes[24]]).toEqual([5n, 5]);
+  });
+
   test("pads a field to its alignment and the end to the widest", () => {
     const S = struct({ a: u8, b: u64, c: u16, d: u8 });
     expect(S.offsetOf).toEqual({ a: 0, b: 8, c: 16, d: 18 });
