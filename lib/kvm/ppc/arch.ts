@@ -20,8 +20,11 @@ import { LinearRouting } from "../linear-routing.ts";
 import { createVfioDevice } from "../vfio-device.ts";
 import type { VmFile } from "../vm.ts";
 import { irqLineIoctls } from "./irq-line.ts";
+import { mmuIoctls } from "./mmu.ts";
 import { oneRegIoctls } from "./one-reg.ts";
 import { registerIoctls } from "./registers.ts";
+import { rtasIoctls } from "./rtas.ts";
+import { spaprTceIoctls } from "./spapr-tce.ts";
 import { interruptIoctls, PpcVcpu } from "./vcpu.ts";
 import { hasXive, isHv, PpcVm } from "./vm.ts";
 import { createXics } from "./xics.ts";
@@ -40,6 +43,9 @@ export const ppc: KvmArch = {
   systemIoctls: [],
   vmIoctls: [
     ...irqLineIoctls,
+    ...mmuIoctls,
+    ...rtasIoctls,
+    ...spaprTceIoctls,
     [KVM_IRQFD, irqfd],
     [KVM_REGISTER_COALESCED_MMIO, prOnly(registerCoalescedMmio)],
     [KVM_UNREGISTER_COALESCED_MMIO, prOnly(unregisterCoalescedMmio)],

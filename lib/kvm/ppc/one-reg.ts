@@ -21,8 +21,9 @@ import type { PpcVcpu } from "./vcpu.ts";
 const MAX_SIZE = 16;
 const sizeOf = (id: bigint): number => 2 ** Number((id >> 52n) & 0xfn);
 
-/** LPCR: what user space may change, and what it may of the lower half alone */
+/** LPCR: what user space may change; where interrupts go with translation on, of which only 3 is possible, if at all */
 const LPCR_CHANGEABLE = 0x0070_0000_0382_0000n;
+const LPCR_AIL = 0x0180_0000n;
 /** PVR values that name an architecture level up to 3.00 (arch/powerpc/include/asm/reg.h, 6.1); 0: the host's own */
 const ARCH_LEVELS = new Set([0n, 0x0f00_0002n, 0x0f00_0003n, 0x0f10_0003n, 0x0f00_0004n, 0x0f00_0005n]);
 /** bytes of one entry of the dispatch trace log */
@@ -46,7 +47,10 @@ const DAWRX_HYP = ~4n;
 
 /** LPCR under either id: what may not be changed stays. */
 const lpcr = (changeable: bigint): Register => ({
-  write: (value, before) => (before & ~changeable) | (value & changeable),
+  write: (value, before, registers) => {
+    const next = (before & ~changeable) | (value & changeable);
+    return registers.ail && (next & LPCR_AIL) === LPCR_AIL ? next : next & ~LPCR_AIL;
+  },
 });
 
 /** Known in every mode (book3s.c). */
@@ -170,7 +174,11 @@ export class OneRegs {
   readonly #table: ReadonlyMap<bigint, Register>;
   readonly #values = new Map<bigint, bigint>();
 
-  constructor(hypervisor: boolean, lpcr: bigint) {
+  /** whether interrupts may be taken with translation on (KVM_CAP_PPC_AIL_MODE_3) */
+  readonly ail: boolean;
+
+  constructor(hypervisor: boolean, lpcr: bigint, ail: boolean) {
+    this.ail = ail;
     this.#table = hypervisor ? hv : pr;
     if (hypervisor) this.#values.set(ppc.KVM_REG_PPC_LPCR_64, lpcr);
   }

@@ -5,6 +5,7 @@
 import { EBADF, EBUSY, EFAULT, EINTR, EINVAL, ENXIO, EPERM } from "../../abi/errno.ts";
 import {
   KVM_CAP_IRQ_XICS,
+  KVM_CAP_PPC_AIL_MODE_3,
   KVM_CAP_PPC_FWNMI,
   KVM_CAP_PPC_IRQ_XIVE,
   KVM_CAP_PPC_OSI,
@@ -24,16 +25,19 @@ import { DeviceFile } from "../device.ts";
 import type { Entry } from "../dispatch.ts";
 import type { Vcpu, VcpuFile } from "../vcpu.ts";
 import type { PpcController, Presenter } from "./controller.ts";
-import { H_HARDWARE } from "./hypercalls.ts";
+import { type Guest, GuestRunner } from "./guest.ts";
+import { H_RTAS, H_SUCCESS } from "./hypercalls.ts";
 import { OneRegs } from "./one-reg.ts";
 import { PpcRegisters } from "./registers.ts";
+import { rtasCall } from "./rtas.ts";
 import { hasXive, type PpcVm } from "./vm.ts";
 
 /** PVR of a POWER9 (2.0) and of a POWER8E: the processors of the recorded hosts in hypervisor and in user mode */
 const PVR_POWER9 = 0x004e_1200;
 const PVR_POWER8 = 0x004d_0200;
-/** LPCR of a new vCPU of a radix guest */
-const INITIAL_LPCR = 0x0040_0000_0054_0413n;
+/** LPCR of a new vCPU of a radix guest: on a host that is a guest itself, and on a bare one */
+const NESTED_LPCR = 0x0040_0000_0054_0413n;
+const BARE_LPCR = 0x0040_0000_0054_f41fn;
 
 const EXIT_REASON = KvmRun.offsetOf.exit_reason;
 
@@ -50,12 +54,15 @@ export class PpcVcpu implements VcpuArch, ExternalInput {
   papr = false;
   /** what it was told fits together; in hypervisor mode a guest needs PAPR. Looked at by KVM_ENABLE_CAP alone. */
   sane: boolean;
+  #guest: GuestRunner | undefined;
 
   constructor(vm: PpcVm, vcpu: Vcpu) {
     this.vm = vm;
     this.vcpu = vcpu;
     this.registers = new PpcRegisters(vm.hv, vm.hv ? PVR_POWER9 : PVR_POWER8);
-    this.oneRegs = new OneRegs(vm.hv, INITIAL_LPCR);
+    const { host } = vm.vm;
+    const ail = (host.vmCapabilities.get(KVM_CAP_PPC_AIL_MODE_3) ?? 0) !== 0;
+    this.oneRegs = new OneRegs(vm.hv, hasXive(host) ? BARE_LPCR : NESTED_LPCR, ail);
     this.sane = !vm.hv;
   }
 
@@ -66,15 +73,21 @@ export class PpcVcpu implements VcpuArch, ExternalInput {
 
   online(): void {}
 
-  /** KVM_RUN: EINVAL for a vCPU that is not ready, EINTR when a signal ends it. */
+  /** KVM_RUN: EINVAL for a vCPU that is not ready. Without a guest it runs until a signal comes: EINTR. */
   run(): number {
     const { pages } = this.vcpu;
     if (!this.sane) {
       store32(pages, EXIT_REASON, KVM_EXIT_INTERNAL_ERROR);
       return -EINVAL;
     }
+    if (this.#guest !== undefined) return this.#guest.run();
     store32(pages, EXIT_REASON, KVM_EXIT_INTR);
     return -EINTR;
+  }
+
+  /** Puts a guest on the vCPU: from now on KVM_RUN runs it. */
+  load(guest: Guest): void {
+    this.#guest = new GuestRunner(this, guest);
   }
 
   /** What succeeded is checked as a whole: −EINVAL where the vCPU cannot run with it; it is done all the same. */
@@ -103,13 +116,13 @@ export class PpcVcpu implements VcpuArch, ExternalInput {
   }
 
   /**
-   * EBADF; ENXIO: the host has no XIVE; EPERM: no device, another VM's, or of the other kind; EBUSY: connected already;
+   * EBADF; ENXIO: the host does not run on XIVE; EPERM: no device, another VM's, or of the other kind; EBUSY: connected already;
    * and what the controller has against the server number.
    */
   #connect(capability: number, args: readonly bigint[], process: Process): number {
     const file = process.fds.get(Number(args[0] & 0xffff_ffffn));
     if (file === undefined) return -EBADF;
-    if (capability === KVM_CAP_PPC_IRQ_XIVE && !hasXive(this.vm.vm.host)) return -ENXIO;
+    if (capability === KVM_CAP_PPC_IRQ_XIVE && !this.vm.hv) return -ENXIO;
     if (!(file instanceof DeviceFile)) return -EPERM;
     const controller = file.device as Partial<PpcController>;
     if (controller.capability !== capability || file.vm !== this.vm.vm) return -EPERM;
@@ -131,9 +144,17 @@ export class PpcVcpu implements VcpuArch, ExternalInput {
    */
   hypercall(): boolean {
     const number = this.registers.gpr(3);
+    if (number === H_RTAS) return this.#rtas();
     if (!this.vm.hypercalls.has(number)) return false;
-    if (this.presenter === undefined) return false;
-    this.registers.setGpr(3, this.presenter.hypercall(number) ?? H_HARDWARE);
+    const status = this.presenter?.hypercall(number);
+    if (status === undefined) return false;
+    this.registers.setGpr(3, status);
+    return true;
+  }
+
+  #rtas(): boolean {
+    if (this.vm.rtasTokens.size === 0 || rtasCall(this.vm, this.registers.gpr(4)) < 0) return false;
+    this.registers.setGpr(3, H_SUCCESS);
     return true;
   }
 

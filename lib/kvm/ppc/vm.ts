@@ -1,8 +1,9 @@
 /** What a POWER VM holds beside the common part: its interrupt controller, and what user space has chosen. */
-import { EBUSY, EINVAL, EPERM } from "../../abi/errno.ts";
+import { EBUSY, EINVAL, ENODEV, EPERM } from "../../abi/errno.ts";
 import {
   KVM_CAP_MAX_VCPU_ID,
   KVM_CAP_MAX_VCPUS,
+  KVM_CAP_PPC_DAWR1,
   KVM_CAP_PPC_ENABLE_HCALL,
   KVM_CAP_PPC_IRQ_XIVE,
   KVM_CAP_PPC_NESTED_HV,
@@ -33,6 +34,8 @@ export class PpcVm implements VmArch {
   controller: PpcController | undefined;
   /** by token: which firmware call it stands for (KVM_PPC_RTAS_DEFINE_TOKEN), in the order of definition */
   readonly rtasTokens = new Map<bigint, string>();
+  /** the buses that have a table (KVM_CREATE_SPAPR_TCE) */
+  readonly tceTables = new Set<bigint>();
   /** the hypercalls that do not go to user space */
   readonly hypercalls: Set<number>;
   /** KVM_CAP_PPC_SMT: threads of a virtual core */
@@ -80,7 +83,9 @@ export class PpcVm implements VmArch {
       case KVM_CAP_PPC_SMT:
         return this.hv ? this.#setSmt(args[0], args[1]) : -EINVAL;
       case KVM_CAP_PPC_NESTED_HV:
-        return this.hv ? this.#enableNested() : -EINVAL;
+        return this.hv ? this.#offered(capability, EPERM) : -EINVAL;
+      case KVM_CAP_PPC_DAWR1:
+        return this.hv ? this.#offered(capability, ENODEV) : -EINVAL;
     }
     return -EINVAL;
   }
@@ -102,9 +107,9 @@ export class PpcVm implements VmArch {
     return 0;
   }
 
-  /** The module's parameter `nested` is off where the capability is not offered. */
-  #enableNested(): number {
-    return (this.vm.host.vmCapabilities.get(KVM_CAP_PPC_NESTED_HV) ?? 0) !== 0 ? 0 : -EPERM;
+  /** 0 where the host offers a capability, else the error. */
+  #offered(capability: number, error: number): number {
+    return (this.vm.host.vmCapabilities.get(capability) ?? 0) !== 0 ? 0 : -error;
   }
 
   /** The controller is gone, and with it every vCPU's end of it. */

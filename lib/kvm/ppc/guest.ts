@@ -1,0 +1,165 @@
+/**
+ * A POWER guest written in TypeScript: a generator stands in for machine code and yields one thing after the other that
+ * a guest does. What KVM handles itself comes back as the answer; what it does not becomes an exit, and the answer is
+ * what user space put into `struct kvm_run` before the next KVM_RUN.
+ *
+ *     function* guest() {
+ *       yield* hypercall(H_CPPR, 0xff);
+ *       const [, xirr] = yield* hypercall(H_XIRR);
+ *       yield* hypercall(H_EOI, xirr);
+ *       yield* store(0x9000_0000, 4, 1);
+ *     }
+ *
+ * A store or load goes through the fields `mmio` of kvm_run (phys_addr @32, data @40, len @48, is_write @52) even where
+ * an ioeventfd takes it (arch/powerpc/kvm/powerpc.c:kvmppc_handle_store, 6.1; traces guest-code/guest). A hypercall of
+ * user space: `papr_hcall` (nr @32, ret @40, nine arguments @48).
+ */
+import { EINTR } from "../../abi/errno.ts";
+import { KVM_EXIT_INTR, KVM_EXIT_MMIO, KVM_EXIT_PAPR_HCALL } from "../../abi/kvm.ts";
+import { KvmRun } from "../../abi/kvm-ppc.ts";
+import { loadNumber64, store32, store64 } from "../../abi/struct.ts";
+import type { PpcVcpu } from "./vcpu.ts";
+
+const EXIT_REASON = KvmRun.offsetOf.exit_reason;
+const EXIT = 32;
+const MMIO_DATA = EXIT + 8;
+const MMIO_LENGTH = EXIT + 16;
+const MMIO_IS_WRITE = EXIT + 20;
+const HCALL_RET = EXIT + 8;
+const HCALL_ARGS = EXIT + 16;
+const HCALL_ARGUMENTS = 9;
+const GPR_STATUS = 3;
+
+/** What a guest does: numbers up to 2^53, wider stores as bigints. */
+export type GuestAction =
+  | { readonly do: "hypercall"; readonly number: number; readonly args: readonly number[] }
+  | {
+      readonly do: "store";
+      readonly address: number;
+      readonly width: number;
+      readonly value: number | bigint;
+    }
+  | { readonly do: "load"; readonly address: number; readonly width: number }
+  | { readonly do: "wait" };
+
+/** The status and GPRs 4 and 5 of a hypercall; the value of a load; nothing otherwise. */
+export type GuestAnswer = readonly number[];
+export type Guest = Generator<GuestAction, void, GuestAnswer>;
+
+/** Asks the hypervisor: status, GPR 4, GPR 5. */
+export function* hypercall(
+  number: number,
+  ...args: number[]
+): Generator<GuestAction, GuestAnswer, GuestAnswer> {
+  return yield { do: "hypercall", number, args };
+}
+
+/** Writes to an address that no memory backs. */
+export function* store(
+  address: number,
+  width: number,
+  value: number | bigint,
+): Generator<GuestAction, void, GuestAnswer> {
+  yield { do: "store", address, width, value };
+}
+
+/** Reads such an address. */
+export function* load(address: number, width: number): Generator<GuestAction, number, GuestAnswer> {
+  const [value] = yield { do: "load", address, width };
+  return value;
+}
+
+/** Sleeps until an external interrupt is pending. */
+export function* wait(): Generator<GuestAction, void, GuestAnswer> {
+  yield { do: "wait" };
+}
+
+/** Runs a guest on a vCPU, from one exit to the next. */
+export class GuestRunner {
+  readonly #vcpu: PpcVcpu;
+  readonly #guest: Guest;
+  /** what it did last, and what came of it */
+  #action: GuestAction | undefined;
+  #answered = false;
+
+  constructor(vcpu: PpcVcpu, guest: Guest) {
+    this.#vcpu = vcpu;
+    this.#guest = guest;
+  }
+
+  /** 0 for an exit; −EINTR where the guest waits for ever, or has ended. */
+  run(): number {
+    const { pages } = this.#vcpu.vcpu;
+    for (;;) {
+      const done = this.#action;
+      if (done?.do === "wait" && !this.#vcpu.external) break;
+      const next = this.#guest.next(done === undefined ? [] : this.#answer(done));
+      if (next.done === true) break;
+      this.#action = next.value;
+      this.#answered = this.#perform(next.value, pages);
+      if (!this.#answered) return 0;
+    }
+    store32(pages, EXIT_REASON, KVM_EXIT_INTR);
+    return -EINTR;
+  }
+
+  /** Whether KVM handles it; if not, kvm_run says what user space is to do. */
+  #perform(action: GuestAction, pages: Uint8Array): boolean {
+    switch (action.do) {
+      case "hypercall":
+        return this.#hypercall(action.number, action.args, pages);
+      case "store":
+        return this.#access(action.address, action.width, action.value, pages);
+      case "load":
+        return this.#access(action.address, action.width, undefined, pages);
+      case "wait":
+        return true;
+    }
+  }
+
+  #hypercall(number: number, args: readonly number[], pages: Uint8Array): boolean {
+    const { registers } = this.#vcpu;
+    registers.setGpr(GPR_STATUS, number);
+    args.forEach((arg, i) => {
+      registers.setGpr(GPR_STATUS + 1 + i, arg);
+    });
+    if (this.#vcpu.hypercall()) return true;
+    store32(pages, EXIT_REASON, KVM_EXIT_PAPR_HCALL);
+    store64(pages, EXIT, number);
+    for (let i = 0; i < HCALL_ARGUMENTS; i++)
+      store64(pages, HCALL_ARGS + 8 * i, registers.gpr(GPR_STATUS + 1 + i));
+    return false;
+  }
+
+  #access(address: number, width: number, value: number | bigint | undefined, pages: Uint8Array): boolean {
+    store64(pages, EXIT, address);
+    store32(pages, MMIO_LENGTH, width);
+    pages[MMIO_IS_WRITE] = value === undefined ? 0 : 1;
+    if (value !== undefined)
+      for (let i = 0; i < width; i++) pages[MMIO_DATA + i] = Number((BigInt(value) >> BigInt(8 * i)) & 0xffn);
+    const { mmio } = this.#vcpu.vcpu.vm.buses;
+    const taken =
+      value === undefined
+        ? mmio.read(address, width, pages, MMIO_DATA)
+        : mmio.write(address, width, pages, MMIO_DATA);
+    if (taken) return true;
+    store32(pages, EXIT_REASON, KVM_EXIT_MMIO);
+    return false;
+  }
+
+  #answer(action: GuestAction): GuestAnswer {
+    const { registers, vcpu } = this.#vcpu;
+    if (action.do === "hypercall") {
+      if (!this.#answered) {
+        registers.setGpr(GPR_STATUS, loadNumber64(vcpu.pages, HCALL_RET));
+        for (let i = 0; i < HCALL_ARGUMENTS; i++)
+          registers.setGpr(GPR_STATUS + 1 + i, loadNumber64(vcpu.pages, HCALL_ARGS + 8 * i));
+      }
+      return [registers.gpr(3), registers.gpr(4), registers.gpr(5)];
+    }
+    if (action.do !== "load") return [];
+    let value = 0;
+    for (let i = action.width - 1; i >= 0; i--) value = value * 256 + vcpu.pages[MMIO_DATA + i];
+    return [value];
+  }
+}
