@@ -3,7 +3,10 @@
  * 6.12; Documentation/virt/kvm/devices/vfio.rst). One a VM. A file added is held until it is removed or the device's
  * own file is closed.
  *
- * Attributes of group KVM_DEV_VFIO_FILE: ADD and DEL take a pointer to an s32 descriptor; SET_SPAPR_TCE is POWER's.
+ * Attributes of group KVM_DEV_VFIO_FILE: ADD and DEL take a pointer to an s32 descriptor; SET_SPAPR_TCE is POWER's, and
+ * takes two of them.
+ *
+ * Missing: whether a guest's table fits a window of the group (SET_SPAPR_TCE takes every table).
  */
 import { EBADF, EEXIST, EFAULT, EINVAL, ENOENT, ENXIO } from "../abi/errno.ts";
 import {
@@ -11,9 +14,12 @@ import {
   KVM_DEV_VFIO_FILE_ADD,
   KVM_DEV_VFIO_FILE_DEL,
   KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE,
+  KvmVfioSpaprTce,
 } from "../abi/kvm.ts";
 import { s32 } from "../abi/struct.ts";
+import type { Argument } from "../kernel/argument.ts";
 import type { File } from "../kernel/file.ts";
+import type { Process } from "../kernel/process.ts";
 import { type DeviceAttr, type KvmDevice, onlyOne } from "./device.ts";
 import type { Vm } from "./vm.ts";
 
@@ -50,6 +56,8 @@ class VfioDevice implements KvmDevice {
 
   set({ group, attr, user, process }: DeviceAttr): number {
     if (group !== KVM_DEV_VFIO_FILE) return -ENXIO;
+    if (attr === BigInt(KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE) && this.#vm.host.arch.name === "ppc64le")
+      return this.#setSpaprTce(user, process);
     const adding = attr === BigInt(KVM_DEV_VFIO_FILE_ADD);
     if (!adding && attr !== BigInt(KVM_DEV_VFIO_FILE_DEL)) return -ENXIO;
     if (!user.readable(4)) return -EFAULT;
@@ -72,6 +80,21 @@ class VfioDevice implements KvmDevice {
     this.#files.splice(index, 1);
     letGo(file);
     return 0;
+  }
+
+  /**
+   * A guest's table (KVM_CREATE_SPAPR_TCE) is to be shown by a group's window: EFAULT, EBADF, ENOENT for a group that was
+   * not added, EINVAL for a file that is no table.
+   */
+  #setSpaprTce(user: Argument, process: Process): number {
+    if (!user.readable(KvmVfioSpaprTce.size)) return -EFAULT;
+    const { groupfd, tablefd } = KvmVfioSpaprTce.decode(user.bytes, user.at);
+    const group = process.fds.get(groupfd);
+    if (group === undefined) return -EBADF;
+    if (!this.#files.includes(group)) return -ENOENT;
+    const table = process.fds.get(tablefd);
+    if (table === undefined) return -EBADF;
+    return table.name === "anon_inode:kvm-spapr-tce" ? 0 : -EINVAL;
   }
 
   /** Its file was closed: whatever it held is let go. */

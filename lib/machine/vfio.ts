@@ -13,6 +13,7 @@ import {
 } from "../vfio/host.ts";
 import { IommufdFile } from "../vfio/iommufd.ts";
 import { createPciVfioDevice } from "../vfio/pci-vfio-device.ts";
+import { knownHost } from "./known-hosts.ts";
 import type { Profile } from "./profile.ts";
 
 /** Whether the profile's host has VFIO at all. */
@@ -23,15 +24,16 @@ const hasModule = ({ host }: Profile, name: string): boolean =>
 
 /** VFIO as the profile describes it, with its nodes; undefined for a host without it. */
 export function createVfio(profile: Profile, kernel: Kernel, behaviour: VfioBehaviour): VfioHost | undefined {
-  if (!hasVfio(profile)) return undefined;
+  const known = knownHost(profile);
+  if (known === undefined && !hasVfio(profile)) return undefined;
   const host = new VfioHost({
     kernel,
     arch: profile.arch,
     release: profile.release,
-    iommu: iommuOf(profile),
+    iommu: known?.iommu ?? iommuOf(profile),
     behaviour,
     pci: profile.pci as readonly PciDescription[],
-    devices: profile.devices as readonly VfioDeviceDescription[],
+    devices: known?.devices ?? (profile.devices as readonly VfioDeviceDescription[]),
     modules: moduleOptions(profile),
     iommufd: hasModule(profile, "iommufd"),
     createDevice: createPciVfioDevice,

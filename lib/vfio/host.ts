@@ -62,6 +62,21 @@ export interface IommuDescription {
   /** accesses that bypass the caches can be forbidden (KVM need not emulate WBINVD) */
   readonly cacheCoherent?: boolean;
   readonly cpus: number;
+  /** of kind "spapr" */
+  readonly tce?: TceDescription;
+}
+
+/** Windows of translation entries, POWER's kind of IOMMU. */
+export interface TceDescription {
+  /** bytes of the window that every group has, from 0 on */
+  readonly size: bigint;
+  /** one bit for each size that an entry may map */
+  readonly pageSizes: bigint;
+  /** windows that a program may make, and levels of their tables */
+  readonly windows: number;
+  readonly levels: number;
+  /** the platform recovers from errors (EEH) */
+  readonly eeh: boolean;
 }
 
 /** Options of the modules; sysfs changes them (/sys/module/MODULE/parameters/NAME). */

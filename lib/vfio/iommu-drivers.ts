@@ -2,8 +2,11 @@
 import type { VfioHost } from "./host.ts";
 import type { IommuDriver } from "./iommu-driver.ts";
 import { noiommu } from "./noiommu.ts";
+import { spaprTce } from "./spapr-tce.ts";
 import { type1 } from "./type1.ts";
 
-const all: readonly IommuDriver[] = [noiommu, type1];
+const power: readonly IommuDriver[] = [noiommu, spaprTce];
+const others: readonly IommuDriver[] = [noiommu, type1];
 
-export const iommuDrivers = (_host: VfioHost): readonly IommuDriver[] => all;
+export const iommuDrivers = ({ arch }: VfioHost): readonly IommuDriver[] =>
+  arch === "ppc64le" ? power : others;
