@@ -1,0 +1,40 @@
+/** Every broken prototype is found by at least one strategy for all seeds, small; every mended one is clean. */
+import { describe, expect, test } from "vitest";
+import { explore } from "../../lib/fuzz/explore/explore.ts";
+import { run } from "../../lib/fuzz/explore/run.ts";
+import { replayChooser } from "../../lib/fuzz/explore/strategies.ts";
+import { hunt, MAX_RUNS, PREEMPTIONS, zoo } from "./zoo.ts";
+
+/** steps and deviations together */
+const MAX_SIZE = 12;
+/** where the bounded search is too large to finish, the mended one is run so often */
+const MENDED_RUNS = 5_000;
+
+describe.each(zoo.map((bug) => [`${bug.number}. ${bug.title}`, bug] as const))("%s", (_title, bug) => {
+  test("is found", () => {
+    const hunts = hunt(bug, 20, 1 + bug.number * 1000);
+    const sure = hunts.filter(({ runs }) => Math.max(...runs) <= MAX_RUNS);
+    expect(sure.length).toBeGreaterThan(0);
+    const sizes = sure.map(({ smallest }) => smallest!.steps.length + smallest!.deviations.length);
+    expect(Math.min(...sizes)).toBeLessThanOrEqual(MAX_SIZE);
+  });
+
+  test("is told by a schedule that makes it happen again", () => {
+    const { counterexample } = explore(bug.broken, {
+      strategy: { exhaustive: { preemptions: PREEMPTIONS } },
+      runs: MAX_RUNS,
+    });
+    const again = run(bug.broken, replayChooser(counterexample!.schedule));
+    expect(again.failure?.reason).toBe(counterexample!.failure.reason);
+  });
+
+  test("is mended", () => {
+    const searched = explore(bug.mended, {
+      strategy: { exhaustive: { preemptions: PREEMPTIONS } },
+      runs: MENDED_RUNS,
+    });
+    expect(searched.counterexample).toBeUndefined();
+    const random = explore(bug.mended, { strategy: "random", runs: MENDED_RUNS, seed: bug.number });
+    expect(random.counterexample).toBeUndefined();
+  });
+});
