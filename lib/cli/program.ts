@@ -7,6 +7,7 @@ import { TraceError } from "../trace/format.ts";
 import { conformanceCommand } from "./conformance.ts";
 import { coverageCommand } from "./coverage.ts";
 import { explainCommand } from "./explain.ts";
+import { type FuzzOptions, fuzzCommand } from "./fuzz.ts";
 import { type Output, UsageError } from "./output.ts";
 import { replayCommand } from "./replay.ts";
 
@@ -54,6 +55,28 @@ export function run(args: readonly string[], output: Output): number {
     .option("--json", "print one JSON document")
     .action((options: { json?: boolean }) => {
       code = coverageCommand(options, output);
+    });
+  const list = (value: string, before: string[] = []): string[] => [...before, ...value.split(",")];
+  const number = (value: string): number => {
+    if (!/^\d+$/.test(value)) throw new UsageError(`${value} is not a number`);
+    return Number(value);
+  };
+  program
+    .command("fuzz")
+    .description("run random programs on the fake and on another kernel, and compare every answer")
+    .option("--against <kernel>", "the kernel to compare with", "native")
+    .option("--programs <n>", "how many programs", number, 1000)
+    .option("--seed <n>", "another seed, other programs", number, 1)
+    .option("--length <n>", "operations in a program, at most", number)
+    .option("--group <name...>", "only these groups of operations", list)
+    .option("--without <name...>", "all groups but these", list)
+    .option("--at-most <n>", "end after so many kinds of differences", number)
+    .option("--no-shrink", "leave the programs as they were found")
+    .option("--program-text", "print the programs as data, too")
+    .option("--known <file>", "differences that are meant to be", "fixtures/known-differences.json")
+    .option("--out <folder>", "where traces of differences are written", "fixtures/counterexamples")
+    .action((options: FuzzOptions) => {
+      code = fuzzCommand(options, output);
     });
   try {
     program.parse(args, { from: "user" });

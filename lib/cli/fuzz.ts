@@ -1,0 +1,102 @@
+/**
+ * `fake-kvm fuzz`: random programs on the fake and on the real kernel of this host; what differs is shrunk, printed as
+ * strace would, and written as a trace.
+ */
+import { mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { type CampaignResult, campaign, type Finding } from "../fuzz/campaign.ts";
+import { traceOf } from "../fuzz/counterexample.ts";
+import { groupNames } from "../fuzz/groups.ts";
+import { fakeSide, headerOf, nativeSide } from "../fuzz/kernels.ts";
+import { knownDifferences } from "../fuzz/known-differences.ts";
+import { formatProgram } from "../fuzz/program.ts";
+import { nativeKernel } from "../native/native.ts";
+import { writeTrace } from "../trace/format.ts";
+import { Strace } from "../trace/strace.ts";
+import { type Output, UsageError } from "./output.ts";
+
+export interface FuzzOptions {
+  against: string;
+  programs: number;
+  seed: number;
+  length?: number;
+  shrink: boolean;
+  group?: string[];
+  without?: string[];
+  known: string;
+  out: string;
+  atMost?: number;
+  programText?: boolean;
+}
+
+const PROGRESS_MS = 1000;
+
+/** Runs a campaign; the exit code: 0 if nothing differs that is not known, else 1. */
+export function fuzzCommand(options: FuzzOptions, output: Output): number {
+  if (options.against !== "native")
+    throw new UsageError(`--against ${options.against}: only "native" can be asked`);
+  for (const name of [...(options.group ?? []), ...(options.without ?? [])])
+    if (!groupNames.includes(name)) throw new UsageError(`no group "${name}": ${groupNames.join(", ")}`);
+  const native = nativeKernel();
+  if (!native.available) throw new UsageError(`the real kernel cannot be asked: ${native.reason}`);
+  const header = headerOf(native);
+  const [ours, theirs] = [fakeSide(header), nativeSide(native)];
+  const known = knownDifferences(read(options.known));
+  const started = Date.now();
+  let told = 0;
+  const tell = (result: CampaignResult): void => {
+    const now = Date.now();
+    if (!output.interactive || now - told < PROGRESS_MS) return;
+    told = now;
+    process.stderr.write(`\r${summary(result, now - started)}\x1b[K`);
+  };
+  const result = campaign(ours, theirs, {
+    programs: options.programs,
+    seed: options.seed,
+    shrink: options.shrink,
+    groups: (options.group ?? groupNames).filter((name) => !options.without?.includes(name)),
+    known,
+    progress: tell,
+    ...(options.length !== undefined && { length: options.length }),
+    ...(options.atMost !== undefined && { atMost: options.atMost }),
+    found: (finding) => report(finding),
+  });
+  if (output.interactive) process.stderr.write("\r\x1b[K");
+  for (const [rule, times] of [...result.counts.tamed, ...result.counts.volatile])
+    output.print(`  ${rule}: ${times} times`);
+  for (const [reason, times] of result.known) output.print(`  known: ${reason}: ${times} times`);
+  output.print(`seed ${options.seed}: ${summary(result, Date.now() - started)}`);
+  return result.findings.length === 0 ? 0 : 1;
+
+  function report(finding: Finding): void {
+    const { difference, program } = finding;
+    const name = `${difference.call.toLowerCase().replace(/[^a-z0-9]+/g, "-")}-${options.seed}-${finding.index}`;
+    const about = `${difference.call}: ${difference.what}`;
+    const trace = traceOf(program, theirs, header, name, about);
+    const strace = new Strace(header);
+    output.print(`${output.colors.bold(`program ${finding.index}`)} ${about}`);
+    for (const line of trace.lines) output.print(`  ${strace.line(line)}`);
+    if (options.programText) output.print(formatProgram(program));
+    mkdirSync(options.out, { recursive: true });
+    const path = join(options.out, `${name}.jsonl.gz`);
+    writeTrace(path, trace);
+    output.print(`  written to ${path}`);
+  }
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return "[]";
+    throw error;
+  }
+}
+
+function summary(result: CampaignResult, ms: number): string {
+  const seconds = Math.max(ms, 1) / 1000;
+  const { programs, counts, findings, unstable, known } = result;
+  const rate = (n: number): string => String(Math.round(n / seconds));
+  const knownTimes = [...known.values()].reduce((sum, times) => sum + times, 0);
+  return `${programs} programs (${rate(programs)}/s), ${counts.calls} calls (${rate(counts.calls)}/s), ${seconds.toFixed(1)} s, ${findings.length} differences, ${knownTimes} known, ${unstable} unstable`;
+}

@@ -1,0 +1,119 @@
+/**
+ * Two kernels get the same program, step by step, until their answers differ. A difference counts only if it shows again
+ * with more patience: a real kernel has threads of its own, and what depends on their speed is told apart, and counted.
+ */
+import { findRequest } from "../abi/requests.ts";
+import type { Syscalls } from "../kernel/syscalls.ts";
+import { answer, compareBytes } from "../trace/compare.ts";
+import { layoutOf } from "../trace/layout.ts";
+import { runProgram, type Step } from "./interpreter.ts";
+import type { Program } from "./program.ts";
+import { volatileBytes } from "./rules.ts";
+
+/** A kernel that programs are run on: a new process for each. */
+export interface Kernel {
+  process(): Syscalls;
+  /** waits until nothing deferred is left; `patience` 0 is the usual, each further one longer */
+  settle(process: Syscalls, patience: number): void;
+}
+
+/** The first step whose answers differ. */
+export interface Difference {
+  /** the operation of the program */
+  readonly operation: number;
+  readonly call: string;
+  /** in words; the second kernel is "the kernel" */
+  readonly what: string;
+}
+
+export interface Counts {
+  calls: number;
+  /** by the name of the rule */
+  readonly volatile: Map<string, number>;
+  readonly tamed: Map<string, number>;
+}
+
+export const newCounts = (): Counts => ({ calls: 0, volatile: new Map(), tamed: new Map() });
+
+const count = (map: Map<string, number>, name: string): void => void map.set(name, (map.get(name) ?? 0) + 1);
+
+/** Runs a program on both. What the first throws is a difference too. */
+export function compareOn(
+  program: Program,
+  ours: Kernel,
+  theirs: Kernel,
+  counts: Counts = newCounts(),
+  patience = 0,
+): Difference | undefined {
+  const here = ours.process();
+  const there = theirs.process();
+  try {
+    const left = runProgram(program, here, { settle: (process) => ours.settle(process, patience) });
+    const right = runProgram(program, there, {
+      settle: (process) => theirs.settle(process, patience),
+      tamed: (rule) => count(counts.tamed, rule),
+    });
+    for (;;) {
+      const expected = right.next();
+      let given: IteratorResult<Step, void>;
+      try {
+        given = left.next();
+      } catch (error) {
+        const step = expected.value;
+        const place =
+          error instanceof Error
+            ? `${error.message} ${error.stack?.split("\n")[1]?.trim() ?? ""}`
+            : String(error);
+        return { operation: step?.operation ?? 0, call: step?.call ?? "?", what: `threw ${place}` };
+      }
+      if (expected.done || given.done) {
+        if (expected.done && given.done) return undefined;
+        const step = (expected.value ?? given.value)!;
+        return {
+          operation: step.operation,
+          call: step.call,
+          what: "one kernel made a call that the other did not",
+        };
+      }
+      counts.calls++;
+      const what = compareSteps(given.value, expected.value, counts);
+      if (what !== undefined) return { operation: expected.value.operation, call: expected.value.call, what };
+    }
+  } finally {
+    there.exit();
+    here.exit();
+  }
+}
+
+function compareSteps(ours: Step, theirs: Step, counts: Counts): string | undefined {
+  if (ours.call !== theirs.call) return `calls ${ours.call}, the other ${theirs.call}`;
+  if (ours.result !== theirs.result)
+    return `answered ${answer(ours.result)}, the kernel answered ${answer(theirs.result)}`;
+  for (let i = 0; i < theirs.bytes.length; i++) {
+    const [given, expected] = [ours.bytes[i], theirs.bytes[i]];
+    const rule =
+      i === 0 && theirs.request !== undefined ? volatileBytes(theirs.request, expected) : undefined;
+    if (rule !== undefined) count(counts.volatile, rule.rule);
+    if (same(given, expected)) continue;
+    const layout =
+      i === 0 && theirs.request !== undefined
+        ? layoutOf(findRequest("x86_64", theirs.request)?.request)
+        : undefined;
+    const ranges = rule?.ranges.map(([at, length]): [number, number] => [at, length]);
+    const what = compareBytes(
+      i === 0 ? "out" : "the buffer behind a pointer",
+      given,
+      expected,
+      ranges,
+      layout,
+    );
+    if (what !== undefined) return what;
+  }
+  return undefined;
+}
+
+function same(a: Uint8Array, b: Uint8Array): boolean {
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
+}
