@@ -53,7 +53,10 @@ export interface MsixVmm {
 }
 
 /** One access of the guest, or one edge of the device. */
-export type GuestStep = ["mask" | "unmask", number] | ["write", number, number] | ["teardown"];
+export type GuestStep =
+  | readonly ["mask" | "unmask", number]
+  | readonly ["write", number, number]
+  | readonly ["teardown"];
 
 /** First GSI of the device's vectors, and the interrupt vector that the guest programs for vector 0. */
 export const FIRST_GSI = 24;
