@@ -45,6 +45,8 @@ export abstract class File {
   abstract readonly name: string;
   /** whether pread and pwrite are refused with ESPIPE (a stream), or reach read and write with an offset */
   readonly stream: boolean = true;
+  /** where read and write go on in a file that is no stream */
+  position = 0;
 
   /** whether FIOASYNC and O_ASYNC are understood (the file operation fasync) */
   readonly async: boolean = false;

@@ -216,13 +216,20 @@ export class Process implements Syscalls {
   read(fd: number, buffer: Uint8Array | number, count?: number): number {
     const file = this.#descriptor(fd);
     if (file === undefined) return -EBADF;
-    return this.#transfer(file, buffer, length(buffer, count), 0, false);
+    return this.#atPosition(file, buffer, length(buffer, count), false);
   }
 
   write(fd: number, buffer: Uint8Array | number, count?: number): number {
     const file = this.#descriptor(fd);
     if (file === undefined) return -EBADF;
-    return this.#transfer(file, buffer, length(buffer, count), 0, true);
+    return this.#atPosition(file, buffer, length(buffer, count), true);
+  }
+
+  #atPosition(file: File, buffer: Uint8Array | number, count: number, writing: boolean): number {
+    if (file.stream) return this.#transfer(file, buffer, count, 0, writing);
+    const result = this.#transfer(file, buffer, count, file.position, writing);
+    if (result > 0) file.position += result;
+    return result;
   }
 
   pread(fd: number, buffer: Uint8Array | number, count: number, offset: number | bigint): number {

@@ -16,6 +16,7 @@ import type { Argument } from "../kernel/argument.ts";
 import { File, O_RDWR } from "../kernel/file.ts";
 import type { Process } from "../kernel/process.ts";
 import type { Entry } from "./dispatch.ts";
+import { beyond } from "./vcpu.ts";
 import type { Vm, VmFile } from "./vm.ts";
 
 export class GuestMemfd extends File {
@@ -32,12 +33,14 @@ export class GuestMemfd extends File {
     this.memfdFlags = flags;
   }
 
-  /** ENODEV where the file was not made for it, EINVAL for a private mapping or one that passes the end. */
+  /** ENODEV where the file was not made for it, EINVAL for a private mapping. */
   override mmap(offset: number, length: number, _prot: number, shared: boolean): Backing | number {
     if ((this.memfdFlags & GUEST_MEMFD_FLAG_MMAP) === 0) return -ENODEV;
-    if (!shared || BigInt(offset + length) > this.size) return -EINVAL;
-    this.#bytes ??= new Uint8Array(Number(this.size));
-    return { bytes: this.#bytes.subarray(offset, offset + length) };
+    if (!shared) return -EINVAL;
+    const end = Number(this.size);
+    this.#bytes ??= new Uint8Array(end);
+    if (offset + length <= end) return { bytes: this.#bytes.subarray(offset, offset + length) };
+    return { device: beyond(this.#bytes, offset) };
   }
 
   override release(): void {

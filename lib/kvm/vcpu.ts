@@ -95,7 +95,7 @@ export class VcpuFile extends File {
 }
 
 /** A mapping that reaches past the pages of a vCPU. */
-function beyond(pages: Uint8Array, offset: number) {
+export function beyond(pages: Uint8Array, offset: number) {
   const inside = (at: number, width: number) => offset + at + width <= pages.length;
   return {
     load(at: number, width: number): number | bigint | typeof SIGBUS {

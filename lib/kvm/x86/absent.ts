@@ -2,13 +2,8 @@
  * Requests that this kernel knows and refuses: encrypted memory (ENOTTY), populating guest memory ahead, which needs
  * paging by the processor (EOPNOTSUPP), and dirty rings (KVM_RESET_DIRTY_RINGS).
  */
-import { EFAULT, EINVAL, ENOTTY, EOPNOTSUPP } from "../../abi/errno.ts";
-import {
-  KVM_CAP_PRE_FAULT_MEMORY,
-  KVM_PRE_FAULT_MEMORY,
-  KVM_RESET_DIRTY_RINGS,
-  KvmPreFaultMemory,
-} from "../../abi/kvm.ts";
+import { EFAULT, EINVAL, ENOSPC, ENOTTY, EOPNOTSUPP } from "../../abi/errno.ts";
+import { KVM_PRE_FAULT_MEMORY, KVM_RESET_DIRTY_RINGS, KvmPreFaultMemory } from "../../abi/kvm.ts";
 import { KVM_MEMORY_ENCRYPT_OP } from "../../abi/kvm-x86.ts";
 import { load32, store32 } from "../../abi/struct.ts";
 import { PAGE_SIZE } from "../../kernel/address-space.ts";
@@ -16,15 +11,20 @@ import type { Argument } from "../../kernel/argument.ts";
 import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
 import type { VmFile } from "../vm.ts";
+import type { X86Vm } from "./vm.ts";
 
-/** EINVAL where the profile has no KVM_CAP_PRE_FAULT_MEMORY; EFAULT; EINVAL for flags and ranges that cannot be. */
+/**
+ * EFAULT; EINVAL for flags and ranges that cannot be; ENOSPC where the VM has no room for page tables, as without a
+ * memory slot.
+ */
 function preFaultMemory(file: VcpuFile, user: Argument): number {
-  if ((file.vcpu.vm.host.vmCapabilities.get(KVM_CAP_PRE_FAULT_MEMORY) ?? 0) === 0) return -EINVAL;
   if (!user.readable(KvmPreFaultMemory.size)) return -EFAULT;
   const { gpa, size, flags } = KvmPreFaultMemory.decode(user.bytes, user.at);
   const page = BigInt(PAGE_SIZE);
   if (flags !== 0n || gpa % page !== 0n || size % page !== 0n) return -EINVAL;
   if (BigInt.asUintN(64, gpa + size) <= gpa) return -EINVAL;
+  const { vm } = file.vcpu;
+  if (!(vm.arch as X86Vm).hasMmuPages && vm.slots.list().length === 0) return -ENOSPC;
   return -EOPNOTSUPP;
 }
 

@@ -19,6 +19,7 @@ import {
 } from "../../abi/kvm-x86.ts";
 import type { Argument } from "../../kernel/argument.ts";
 import type { Clock } from "../../kernel/clock.ts";
+import { answering } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { KvmHost } from "../host.ts";
 import type { VcpuFile } from "../vcpu.ts";
@@ -65,18 +66,16 @@ export class KvmClock {
   }
 }
 
-function getClock(file: VmFile, user: Argument): number {
-  if (!user.writable(KvmClockData.size)) return -EFAULT;
+const getClock = answering(KvmClockData.size, (file: VmFile, bytes, at) => {
   const { clock } = file.vm.arch as X86Vm;
-  user.bytes.fill(0, user.at, user.at + KvmClockData.size);
-  const data = KvmClockData.at(user.bytes, user.at);
+  bytes.fill(0, at, at + KvmClockData.size);
+  const data = KvmClockData.at(bytes, at);
   data.clock = clock.now;
-  if (!clock.master) return 0;
+  if (!clock.master) return;
   data.flags = MASTER_CLOCK;
   data.realtime = clock.realtime;
   data.host_tsc = hostTsc(file.vm.host);
-  return 0;
-}
+});
 
 /** EFAULT; EINVAL for unknown flags. With KVM_CLOCK_REALTIME the time since then is added. */
 function setClock(file: VmFile, user: Argument): number {

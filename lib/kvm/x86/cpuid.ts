@@ -24,6 +24,7 @@ import {
 } from "../../abi/kvm-x86.ts";
 import { load32, store32 } from "../../abi/struct.ts";
 import type { Argument } from "../../kernel/argument.ts";
+import { copyOut } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { NativeCpuid } from "../host.ts";
 import type { KvmSystem } from "../system.ts";
@@ -41,6 +42,7 @@ export const ECX = 20;
 export const EDX = 24;
 
 const FLAGS = 8;
+const PADDING = 28;
 const SIGNIFICANT_INDEX = 1;
 const LEAF_XSAVE = 0xd;
 
@@ -148,7 +150,7 @@ export class Cpuid {
       if (entry === undefined) continue;
       const host = native.xsave.find((other) => load32(other, 4) === index);
       const shown = index < 2 || (index < 32 && ((components >>> index) & 1) !== 0);
-      for (let at = EAX; at <= EDX; at++) entry[at] = shown && host !== undefined ? host[at] : 0;
+      for (let at = EAX; at < EDX + 4; at++) entry[at] = shown && host !== undefined ? host[at] : 0;
     }
     const withAvx = (this.xcr0 & 4) !== 0;
     for (const { leaf, index, register, keep, force, avx } of native.registers) {
@@ -159,10 +161,10 @@ export class Cpuid {
     }
   }
 
-  /** Writes the entries with the bits that follow the vCPU's state. */
-  copyTo(bytes: Uint8Array, at: number, vcpu: X86Vcpu): void {
+  /** The entries, with the bits that follow the vCPU's state. */
+  shown(vcpu: X86Vcpu): Uint8Array {
     this.#followState(vcpu);
-    bytes.set(this.#entries, at);
+    return this.#entries;
   }
 
   /** arch/x86/kvm/cpuid.c:kvm_update_cpuid_runtime (6.18) */
@@ -210,27 +212,38 @@ function concat(parts: readonly Uint8Array[]): Uint8Array {
 }
 
 /** E2BIG where `nent` has no room, and nothing is written then; EFAULT. */
-function offer(entries: Uint8Array | undefined, checkPadding: boolean) {
-  return (user: Argument): number => {
-    if (!user.readable(HEADER)) return -EFAULT;
-    const nent = load32(user.bytes, user.at);
-    if (nent < 1) return -E2BIG;
-    const room = Math.min(nent, MAX_ENTRIES);
-    if (checkPadding) {
-      if (!user.readable(room * ENTRY, HEADER)) return -EFAULT;
-      for (let i = 0; i < room; i++)
-        for (let byte = 28; byte < ENTRY; byte++)
-          if (user.bytes[user.at + HEADER + i * ENTRY + byte] !== 0) return -EINVAL;
-    }
-    const offered = entries ?? none;
-    const count = offered.length / ENTRY;
-    if (count > room) return -E2BIG;
-    if (!user.writable(offered.length, HEADER)) return -EFAULT;
-    user.bytes.set(offered, user.at + HEADER);
-    if (!user.writable(HEADER)) return -EFAULT;
-    store32(user.bytes, user.at, count);
-    return 0;
-  };
+function offer(offered: Uint8Array, user: Argument, room: number): number {
+  const count = offered.length / ENTRY;
+  if (count > room) return -E2BIG;
+  if (!copyOut(user, offered, HEADER) || !user.writable(HEADER)) return -EFAULT;
+  store32(user.bytes, user.at, count);
+  return 0;
+}
+
+/** How many entries there is room for: −EFAULT, −E2BIG for none. */
+function roomOf(user: Argument): number {
+  if (!user.readable(HEADER)) return -EFAULT;
+  const nent = load32(user.bytes, user.at);
+  return nent < 1 ? -E2BIG : Math.min(nent, MAX_ENTRIES);
+}
+
+function getSupported(file: KvmSystem, user: Argument): number {
+  const room = roomOf(user);
+  return room < 0 ? room : offer(file.host.facts.supportedCpuid ?? none, user, room);
+}
+
+/**
+ * EINVAL where the padding of the entries is not zero or cannot be read. One entry more than there are must fit
+ * (arch/x86/kvm/cpuid.c:__do_cpuid_func_emulated, 6.18).
+ */
+function getEmulated(file: KvmSystem, user: Argument): number {
+  const room = roomOf(user);
+  if (room < 0) return room;
+  if (!user.readable(room * ENTRY, HEADER)) return -EINVAL;
+  for (let i = 0; i < room; i++)
+    for (let byte = PADDING; byte < ENTRY; byte++)
+      if (user.bytes[user.at + HEADER + i * ENTRY + byte] !== 0) return -EINVAL;
+  return offer(file.host.facts.emulatedCpuid ?? none, user, room - 1);
 }
 
 const none = new Uint8Array(0);
@@ -262,24 +275,20 @@ function setCpuid(file: VcpuFile, user: Argument): number {
   return (file.vcpu.arch as X86Vcpu).setCpuid(entries);
 }
 
-/** E2BIG where `nent` has no room: then `nent` tells how many there are; EFAULT. */
+/** E2BIG where `nent` has no room, and nothing is written then; EFAULT. */
 function getCpuid2(file: VcpuFile, user: Argument): number {
   if (!user.readable(HEADER)) return -EFAULT;
   const vcpu = file.vcpu.arch as X86Vcpu;
   const { cpuid } = vcpu;
-  const room = load32(user.bytes, user.at);
-  if (room >= cpuid.count) {
-    if (!user.writable(cpuid.count * ENTRY, HEADER)) return -EFAULT;
-    cpuid.copyTo(user.bytes, user.at + HEADER, vcpu);
-  }
-  if (!user.writable(HEADER)) return -EFAULT;
+  if (load32(user.bytes, user.at) < cpuid.count) return -E2BIG;
+  if (!copyOut(user, cpuid.shown(vcpu), HEADER) || !user.writable(HEADER)) return -EFAULT;
   store32(user.bytes, user.at, cpuid.count);
-  return room < cpuid.count ? -E2BIG : 0;
+  return 0;
 }
 
 export const cpuidSystemIoctls: readonly Entry<KvmSystem>[] = [
-  [KVM_GET_SUPPORTED_CPUID, (file, user) => offer(file.host.facts.supportedCpuid, false)(user)],
-  [KVM_GET_EMULATED_CPUID, (file, user) => offer(file.host.facts.emulatedCpuid, true)(user)],
+  [KVM_GET_SUPPORTED_CPUID, getSupported],
+  [KVM_GET_EMULATED_CPUID, getEmulated],
 ];
 
 export const cpuidIoctls: readonly Entry<VcpuFile>[] = [

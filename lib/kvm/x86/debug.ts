@@ -18,6 +18,7 @@ import {
 } from "../../abi/kvm-x86.ts";
 import { load32, store64 } from "../../abi/struct.ts";
 import type { Argument } from "../../kernel/argument.ts";
+import { answering } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
 import type { X86Vcpu } from "./vcpu.ts";
@@ -45,13 +46,10 @@ export class DebugRegisters {
 
 const of = (file: VcpuFile): X86Vcpu => file.vcpu.arch as X86Vcpu;
 
-function getDebugregs(file: VcpuFile, user: Argument): number {
-  if (!user.writable(KvmDebugregs.size)) return -EFAULT;
-  const { bytes, at } = user;
+const getDebugregs = answering(KvmDebugregs.size, (file: VcpuFile, bytes, at) => {
   bytes.fill(0, at, at + KvmDebugregs.size);
   bytes.set(of(file).debug.bytes, at);
-  return 0;
-}
+});
 
 /** EFAULT; EINVAL for flags, and for high bits of DR6 and DR7. */
 function setDebugregs(file: VcpuFile, user: Argument): number {

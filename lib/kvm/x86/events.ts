@@ -27,6 +27,7 @@ import {
 import { load32, load64, store32, store64 } from "../../abi/struct.ts";
 import { EVENT_INIT } from "../../hardware/lapic.ts";
 import type { Argument } from "../../kernel/argument.ts";
+import { answering } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
 import type { X86Vcpu } from "./vcpu.ts";
@@ -119,23 +120,20 @@ export class Events {
   }
 }
 
-/** NMIs that came as messages wait at the local APIC until the vCPU looks. */
+/** NMIs that came as messages wait at the local APIC until the vCPU looks; those beyond the limit are one. */
 function takeNmis({ lapic, events }: X86Vcpu): void {
-  if (lapic === undefined || lapic.nmiQueued === 0) return;
-  events.queueNmi(lapic.nmiQueued);
-  lapic.nmiQueued = 0;
+  events.queueNmi(lapic?.nmiQueued ?? 0);
+  if (lapic !== undefined) lapic.nmiQueued = 0;
 }
 
 const of = (file: VcpuFile): X86Vcpu => file.vcpu.arch as X86Vcpu;
 const flag = (value: boolean): number => (value ? 1 : 0);
 
-function getEvents(file: VcpuFile, user: Argument): number {
-  if (!user.writable(KvmVcpuEvents.size)) return -EFAULT;
+const getEvents = answering(KvmVcpuEvents.size, (file: VcpuFile, bytes, at) => {
   const vcpu = of(file);
   const { events } = vcpu;
   const { settings } = vcpu.vm;
   const { exception, interrupt, nmi } = events;
-  const { bytes, at } = user;
   takeNmis(vcpu);
   bytes.fill(0, at, at + KvmVcpuEvents.size);
   if (!isSoft(exception.vector)) {
@@ -166,8 +164,7 @@ function getEvents(file: VcpuFile, user: Argument): number {
     flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
   }
   store32(bytes, at + FLAGS, flags);
-  return 0;
-}
+});
 
 /**
  * EFAULT; EINVAL for unknown flags, for a payload that was not enabled, for an exception that is none. Two errors come

@@ -97,8 +97,8 @@ function readRange(user: Argument, at: number): MsrRange | number {
 
 /** KVM_PMU_EVENT_FILTER_MAX_EVENTS */
 const MAX_EVENTS = 300;
-/** bits that a masked event leaves free: 12 to 54 without the exclude bit and the masks */
-const MASKED_RESERVED = 0x007f_fff0_0000_0000n;
+/** what is neither event select (0 to 7), match (8 to 15), exclude (55) nor mask (56 to 63) of a masked event */
+const MASKED_RESERVED = 0x007f_ffff_ffff_0000n;
 
 /** EFAULT, EINVAL for unknown flags or actions, E2BIG for more than 300 events. */
 function setPmuEventFilter(file: VmFile, user: Argument): number {
@@ -118,8 +118,14 @@ function setPmuEventFilter(file: VmFile, user: Argument): number {
 /** KVM_MIN_ALLOC_MMU_PAGES */
 const MIN_MMU_PAGES = 64;
 
+function setNrMmuPages(file: VmFile, user: Argument): number {
+  if (user.value < MIN_MMU_PAGES) return -EINVAL;
+  (file.vm.arch as X86Vm).hasMmuPages = true;
+  return 0;
+}
+
 export const filterIoctls: readonly Entry<VmFile>[] = [
   [KVM_X86_SET_MSR_FILTER, setMsrFilter],
   [KVM_SET_PMU_EVENT_FILTER, setPmuEventFilter],
-  [KVM_SET_NR_MMU_PAGES, (_file, user) => (user.value < MIN_MMU_PAGES ? -EINVAL : 0)],
+  [KVM_SET_NR_MMU_PAGES, setNrMmuPages],
 ];

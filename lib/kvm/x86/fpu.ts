@@ -23,6 +23,7 @@ import {
 } from "../../abi/kvm-x86.ts";
 import { load16, load32, store16, store32 } from "../../abi/struct.ts";
 import type { Argument } from "../../kernel/argument.ts";
+import { answering } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
 import type { X86Vcpu } from "./vcpu.ts";
@@ -96,7 +97,8 @@ export class Fpu {
     if ((given & ~allowed) !== 0 || load32(bytes, at + XSTATE_BV + 4) !== 0) return -EINVAL;
     for (let i = XCOMP_BV; i < EXTENDED; i++) if (bytes[at + i] !== 0) return -EINVAL;
     const withMxcsr = (given & (SSE | YMM)) !== 0;
-    if (withMxcsr && (load32(bytes, at + MXCSR) & ~MXCSR_MASK) !== 0) return -EINVAL;
+    const checksMxcsr = (given & (FP | SSE | YMM)) !== 0;
+    if (checksMxcsr && (load32(bytes, at + MXCSR) & ~MXCSR_MASK) !== 0) return -EINVAL;
     const { area } = this;
     const copy = (from: number, to: number) => area.set(bytes.subarray(at + from, at + to), from);
     if (withMxcsr) copy(MXCSR, ST);
@@ -127,10 +129,8 @@ const of = (file: VcpuFile): X86Vcpu => file.vcpu.arch as X86Vcpu;
 /** `struct kvm_fpu`: fpr @0, fcw @128, fsw @130, ftwx u8 @132, last_opcode @134, last_ip @136, last_dp @144, xmm @152. */
 const { fcw, fsw, ftwx, last_opcode, last_ip, xmm } = KvmFpu.offsetOf;
 
-function getFpu(file: VcpuFile, user: Argument): number {
-  if (!user.writable(KvmFpu.size)) return -EFAULT;
+const getFpu = answering(KvmFpu.size, (file: VcpuFile, bytes, at) => {
   const { area } = of(file).fpu;
-  const { bytes, at } = user;
   bytes.fill(0, at, at + KvmFpu.size);
   bytes.set(area.subarray(ST, XMM), at);
   store16(bytes, at + fcw, load16(area, 0));
@@ -139,8 +139,7 @@ function getFpu(file: VcpuFile, user: Argument): number {
   store16(bytes, at + last_opcode, load16(area, 6));
   bytes.set(area.subarray(8, MXCSR), at + last_ip);
   bytes.set(area.subarray(XMM, 416), at + xmm);
-  return 0;
-}
+});
 
 function setFpu(file: VcpuFile, user: Argument): number {
   if (!user.readable(KvmFpu.size)) return -EFAULT;
@@ -156,14 +155,12 @@ function setFpu(file: VcpuFile, user: Argument): number {
   return 0;
 }
 
-function getXsave(file: VcpuFile, user: Argument): number {
-  if (!user.writable(AREA)) return -EFAULT;
+const getXsave = answering(AREA, (file: VcpuFile, bytes, at) => {
   const vcpu = of(file);
   const { facts } = vcpu.vcpu.vm.host;
   const offered = (vcpu.cpuid.xcr0 & (facts.guestXcr0 ?? 3)) | FP | SSE;
-  vcpu.fpu.copyTo(user.bytes, user.at, offered, facts.userXfeatures ?? 3);
-  return 0;
-}
+  vcpu.fpu.copyTo(bytes, at, offered, facts.userXfeatures ?? 3);
+});
 
 function setXsave(file: VcpuFile, user: Argument): number {
   if (!user.readable(AREA)) return -EFAULT;
@@ -172,14 +169,11 @@ function setXsave(file: VcpuFile, user: Argument): number {
 }
 
 /** One register, XCR0. */
-function getXcrs(file: VcpuFile, user: Argument): number {
-  if (!user.writable(KvmXcrs.size)) return -EFAULT;
-  const { bytes, at } = user;
+const getXcrs = answering(KvmXcrs.size, (file: VcpuFile, bytes, at) => {
   bytes.fill(0, at, at + KvmXcrs.size);
   store32(bytes, at, 1);
   store32(bytes, at + KvmXcrs.offsetOf.xcrs + 8, of(file).fpu.xcr0);
-  return 0;
-}
+});
 
 /** The first entry for XCR0 counts. EFAULT; EINVAL for flags, more than 16 entries, a value that cannot be. */
 function setXcrs(file: VcpuFile, user: Argument): number {

@@ -12,6 +12,7 @@ import {
 } from "../../abi/kvm-x86.ts";
 import { load64, store64 } from "../../abi/struct.ts";
 import type { Argument } from "../../kernel/argument.ts";
+import { answering } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { KvmSystem } from "../system.ts";
 import type { VcpuFile } from "../vcpu.ts";
@@ -73,11 +74,9 @@ export class MachineCheck {
 const of = (file: VcpuFile): X86Vcpu => file.vcpu.arch as X86Vcpu;
 const supportedCap = (supported: bigint | undefined): bigint => supported ?? MCG_CTL_P | MCG_SER_P;
 
-function getMceCap(file: KvmSystem, user: Argument): number {
-  if (!user.writable(8)) return -EFAULT;
-  store64(user.bytes, user.at, supportedCap(file.host.facts.mceCap));
-  return 0;
-}
+const getMceCap = answering(8, (file: KvmSystem, bytes, at) => {
+  store64(bytes, at, supportedCap(file.host.facts.mceCap));
+});
 
 function setupMce(file: VcpuFile, user: Argument): number {
   if (!user.readable(8)) return -EFAULT;
@@ -97,7 +96,7 @@ function setMce(file: VcpuFile, user: Argument): number {
   const { banks } = mce;
   const first = error.bank * 4;
   const uncorrected = (error.status & STATUS_UNCORRECTED) !== 0n;
-  if (uncorrected && mce.hasControl && (mce.mcgCtl !== ALL || banks[first + CTL] !== ALL)) return 0;
+  if (uncorrected && ((mce.hasControl && mce.mcgCtl !== ALL) || banks[first + CTL] !== ALL)) return 0;
   const old = banks[first + STATUS];
   const wasValid = (old & STATUS_VALID) !== 0n;
   if (uncorrected) {

@@ -5,9 +5,12 @@
 import { EFAULT, EINVAL } from "../../abi/errno.ts";
 import {
   KVM_GET_MP_STATE,
+  KVM_MP_STATE_AP_RESET_HOLD,
+  KVM_MP_STATE_HALTED,
   KVM_MP_STATE_INIT_RECEIVED,
   KVM_MP_STATE_RUNNABLE,
   KVM_MP_STATE_SIPI_RECEIVED,
+  KVM_MP_STATE_UNINITIALIZED,
   KVM_SET_MP_STATE,
 } from "../../abi/kvm.ts";
 import { load32, store32 } from "../../abi/struct.ts";
@@ -41,14 +44,24 @@ function getMpState(file: VcpuFile, user: Argument): number {
   return 0;
 }
 
-/** EFAULT; EINVAL for any state but RUNNABLE without an in-kernel local APIC. With one, every number is taken. */
+const withLapic: readonly number[] = [
+  KVM_MP_STATE_RUNNABLE,
+  KVM_MP_STATE_UNINITIALIZED,
+  KVM_MP_STATE_INIT_RECEIVED,
+  KVM_MP_STATE_HALTED,
+  KVM_MP_STATE_SIPI_RECEIVED,
+  KVM_MP_STATE_AP_RESET_HOLD,
+];
+
+/** EFAULT; EINVAL for a state that is none on x86, and for any but RUNNABLE without an in-kernel local APIC. */
 function setMpState(file: VcpuFile, user: Argument): number {
   if (!user.readable(4)) return -EFAULT;
   const state = load32(user.bytes, user.at);
   const vcpu = file.vcpu.arch as X86Vcpu;
   if (vcpu.lapic === undefined) {
     if (state !== KVM_MP_STATE_RUNNABLE) return -EINVAL;
-  } else if (state === KVM_MP_STATE_SIPI_RECEIVED) {
+  } else if (!withLapic.includes(state)) return -EINVAL;
+  else if (state === KVM_MP_STATE_SIPI_RECEIVED) {
     vcpu.mpState = KVM_MP_STATE_INIT_RECEIVED;
     vcpu.lapic.pendingEvents |= EVENT_SIPI;
     return 0;

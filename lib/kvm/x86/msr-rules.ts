@@ -6,6 +6,7 @@
  *
  * Missing: the MSRs of nested virtualisation, Hyper-V and the PMU beyond the few that this kernel knows.
  */
+import { LAPIC_DONE } from "../../hardware/lapic.ts";
 import { hostTsc, hostTscKhz } from "./clock.ts";
 import { EFER_LMA, EFER_LME, EFER_NX, EFER_SCE } from "./registers.ts";
 import type { X86Vcpu } from "./vcpu.ts";
@@ -89,14 +90,13 @@ const feature = (index: number): MsrRule => {
   };
 };
 
-/** LMA is read only; LME cannot change while paging is on. */
+/** LMA is read only; user space may change LME even while paging is on. */
 const efer: MsrRule = {
   read: (vcpu) => vcpu.registers.sregs.efer,
   write(vcpu, _index, value) {
     if ((value & ~BigInt(EFER_SCE | EFER_LME | EFER_LMA | EFER_NX)) !== 0n) return false;
-    const { sregs, isPaging } = vcpu.registers;
+    const { sregs } = vcpu.registers;
     const wanted = Number(value);
-    if (isPaging && ((sregs.eferLo ^ wanted) & EFER_LME) !== 0) return false;
     sregs.eferLo = (wanted & ~EFER_LMA) | (sregs.eferLo & EFER_LMA);
     sregs.eferHi = 0;
     return true;
@@ -163,7 +163,8 @@ const tscDeadline: MsrRule = {
 /** 0x800 to 0x8ff, once the local APIC is in x2APIC mode. */
 const x2apic: MsrRule = {
   read({ lapic, vcpu }, index) {
-    if (lapic === undefined || lapic.readMsr(index, vcpu.vm.kernel.clock.now) < 0) return undefined;
+    if (lapic === undefined || lapic.readMsr(index, vcpu.vm.kernel.clock.now) !== LAPIC_DONE)
+      return undefined;
     return (BigInt(lapic.valueHi >>> 0) << 32n) | BigInt(lapic.valueLo >>> 0);
   },
   write(vcpu, index, value) {
@@ -172,7 +173,7 @@ const x2apic: MsrRule = {
     const now = vcpu.vcpu.vm.kernel.clock.now;
     const result = lapic.writeMsr(index, Number(value & 0xffff_ffffn), Number(value >> 32n), now);
     lapicClock!.follow();
-    return result >= 0;
+    return result === LAPIC_DONE;
   },
 };
 
@@ -185,12 +186,19 @@ const systemTime: MsrRule = {
     return true;
   },
 };
-/** MSR_KVM_ASYNC_PF_EN: enabled (bit 0) by interrupt (bit 3) needs 64 bytes of guest memory. */
-const asyncPfEnable = stored(0n, (value, vcpu) => {
-  if (!hasLapic(vcpu)) return value === 0n;
-  if ((value & 0x30n) !== 0n) return false;
-  return (value & 9n) !== 9n || hasMemory(vcpu, value & ~0x3fn);
-});
+/**
+ * MSR_KVM_ASYNC_PF_EN: enabled (bit 0) by interrupt (bit 3) needs 64 bytes of guest memory. A value that fails for want
+ * of it is kept.
+ */
+const asyncPfEnable: MsrRule = {
+  read: (vcpu, index) => vcpu.msrs.values.get(index) ?? 0n,
+  write(vcpu, index, value) {
+    if (!hasLapic(vcpu)) return value === 0n;
+    if ((value & 0x30n) !== 0n) return false;
+    vcpu.msrs.values.set(index, value);
+    return (value & 9n) !== 9n || hasMemory(vcpu, value & ~0x3fn);
+  },
+};
 /** MSR_KVM_PV_EOI_EN: enabled (bit 0) needs guest memory. */
 const pvEoi = stored(0n, (value, vcpu) => {
   if ((value & 2n) !== 0n) return false;

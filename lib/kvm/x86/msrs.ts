@@ -19,6 +19,7 @@ import {
 } from "../../abi/kvm-x86.ts";
 import { load32, load64, loadNumber64, store32, store64 } from "../../abi/struct.ts";
 import type { Argument } from "../../kernel/argument.ts";
+import { copyOut } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { KvmSystem } from "../system.ts";
 import type { VcpuFile } from "../vcpu.ts";
@@ -88,13 +89,13 @@ function setMsrs(file: VcpuFile, user: Argument): number {
   return transfer(user, (bytes, at, index) => msrs.set(index, load64(bytes, at + 8)), false);
 }
 
-/** On /dev/kvm: the features. */
+/** On /dev/kvm: the features. Any other MSR of the list reads as 0. */
 function getFeatureMsrs(file: KvmSystem, user: Argument): number {
-  const { msrFeatureValues } = file.host.facts;
+  const { msrFeatureValues, msrIndices } = file.host.facts;
   return transfer(
     user,
     (bytes, at, index) => {
-      const value = msrFeatureValues?.get(index);
+      const value = msrFeatureValues?.get(index) ?? (msrIndices?.includes(index) ? 0n : undefined);
       store64(bytes, at + 8, value ?? 0n);
       return value !== undefined;
     },
@@ -110,11 +111,11 @@ function list(indices: readonly number[] | undefined, user: Argument): number {
   if (!user.writable(4)) return -EFAULT;
   store32(user.bytes, user.at, known.length);
   if (room < known.length) return -E2BIG;
-  if (!user.writable(known.length * 4, 4)) return -EFAULT;
+  const bytes = new Uint8Array(known.length * 4);
   known.forEach((index, i) => {
-    store32(user.bytes, user.at + 4 + 4 * i, index);
+    store32(bytes, 4 * i, index);
   });
-  return 0;
+  return copyOut(user, bytes, 4) ? 0 : -EFAULT;
 }
 
 /** The MSR that a register id names: 64 bits wide, of x86, of type MSR, nothing reserved; −1 for another. */

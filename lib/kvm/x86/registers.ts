@@ -24,6 +24,7 @@ import {
 } from "../../abi/kvm-x86.ts";
 import { load32, store32, store64 } from "../../abi/struct.ts";
 import type { Argument } from "../../kernel/argument.ts";
+import { answering } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
 import type { X86Vcpu } from "./vcpu.ts";
@@ -217,11 +218,9 @@ export class Registers {
 
 const of = (file: VcpuFile): X86Vcpu => file.vcpu.arch as X86Vcpu;
 
-function getRegs(file: VcpuFile, user: Argument): number {
-  if (!user.writable(KvmRegs.size)) return -EFAULT;
-  user.bytes.set(of(file).registers.regsBytes, user.at);
-  return 0;
-}
+const getRegs = answering(KvmRegs.size, (file: VcpuFile, bytes, at) => {
+  bytes.set(of(file).registers.regsBytes, at);
+});
 
 function setRegs(file: VcpuFile, user: Argument): number {
   if (!user.readable(KvmRegs.size)) return -EFAULT;
@@ -230,16 +229,14 @@ function setRegs(file: VcpuFile, user: Argument): number {
   return 0;
 }
 
-function getSregs(file: VcpuFile, user: Argument): number {
-  if (!user.writable(KvmSregs.size)) return -EFAULT;
+const getSregs = answering(KvmSregs.size, (file: VcpuFile, bytes, at) => {
   const { registers, events } = of(file);
-  registers.copyCommon(user.bytes, user.at);
-  const bitmap = user.at + COMMON;
-  user.bytes.fill(0, bitmap, bitmap + 32);
+  registers.copyCommon(bytes, at);
+  const bitmap = at + COMMON;
+  bytes.fill(0, bitmap, bitmap + 32);
   if (events.interrupt.injected && !events.interrupt.soft)
-    user.bytes[bitmap + (events.interrupt.nr >>> 3)] |= 1 << (events.interrupt.nr & 7);
-  return 0;
-}
+    bytes[bitmap + (events.interrupt.nr >>> 3)] |= 1 << (events.interrupt.nr & 7);
+});
 
 /** EFAULT, EINVAL. The lowest vector of the bitmap becomes the injected interrupt; an empty bitmap changes nothing. */
 function setSregs(file: VcpuFile, user: Argument): number {
@@ -255,12 +252,10 @@ function setSregs(file: VcpuFile, user: Argument): number {
   return 0;
 }
 
-function getSregs2(file: VcpuFile, user: Argument): number {
-  if (!user.writable(KvmSregs2.size)) return -EFAULT;
-  of(file).registers.copyCommon(user.bytes, user.at);
-  user.bytes.fill(0, user.at + COMMON, user.at + KvmSregs2.size);
-  return 0;
-}
+const getSregs2 = answering(KvmSregs2.size, (file: VcpuFile, bytes, at) => {
+  of(file).registers.copyCommon(bytes, at);
+  bytes.fill(0, at + COMMON, at + KvmSregs2.size);
+});
 
 /** EFAULT; EINVAL for unknown flags, and for PDPTRs where paging with PAE outside long mode is not on. */
 function setSregs2(file: VcpuFile, user: Argument): number {

@@ -15,16 +15,18 @@ const LAST_TSS = 0xffff_d000;
 /** EINVAL where three pages from the address on would pass 4 GiB. */
 const setTssAddr = (_file: VmFile, user: Argument): number => (user.value > LAST_TSS ? -EINVAL : 0);
 
-/** EFAULT; EINVAL once a vCPU exists. */
+/** EINVAL once a vCPU exists; EFAULT. */
 function setIdentityMapAddr(file: VmFile, user: Argument): number {
-  if (!user.readable(8)) return -EFAULT;
-  return file.vm.vcpus.length !== 0 ? -EINVAL : 0;
+  if (file.vm.vcpus.length !== 0) return -EINVAL;
+  return user.readable(8) ? 0 : -EFAULT;
 }
 
-/** EBUSY once a vCPU exists. */
+/** EBUSY once a vCPU exists; EINVAL beyond the highest id. */
 function setBootCpuId(file: VmFile, user: Argument): number {
   if (file.vm.vcpus.length !== 0) return -EBUSY;
-  (file.vm.arch as X86Vm).bootCpuId = user.low;
+  const vm = file.vm.arch as X86Vm;
+  if (user.value > vm.maxVcpuIds) return -EINVAL;
+  vm.bootCpuId = user.low;
   return 0;
 }
 

@@ -21,7 +21,7 @@ const UNMAPPED = 0xffff_ffff_ffff_ffffn;
 /** Walks the four levels of page tables: the physical address, or undefined. */
 export function walk(vcpu: X86Vcpu, linear: bigint): bigint | undefined {
   const { registers } = vcpu;
-  if (!registers.isPaging) return linear;
+  if (!registers.isPaging) return linear === UNMAPPED ? undefined : linear;
   let table = registers.sregs.cr3 & FRAME;
   for (let shift = 39n; shift >= 12n; shift -= 9n) {
     const entry = readPhysical(vcpu, table + (((linear >> shift) & 0x1ffn) << 3n));

@@ -31,6 +31,8 @@ export class X86Vm implements VmArch {
   readonly clock: KvmClock;
   /** the frequency of the TSC that new vCPUs get */
   tscKhz: number;
+  /** the VM may have page tables: KVM_SET_NR_MMU_PAGES was called (or there is a memory slot) */
+  hasMmuPages = false;
   msrFilter: MsrFilter | undefined;
   pmuEventFilter: { action: number; flags: number; events: readonly bigint[] } | undefined;
   #irqchip: Irqchip | undefined;
