@@ -14,6 +14,7 @@ export { Kernel } from "./kernel/kernel.ts";
 export { Process } from "./kernel/process.ts";
 export type { EpollEvent, PollFd, Syscalls } from "./kernel/syscalls.ts";
 export { byHand, inOrder, type Policy, type Work, WorkQueue } from "./kernel/work-queue.ts";
+export { builtinHosts } from "./machine/builtin.ts";
 export { defaultProfile } from "./machine/default-profile.ts";
 export { Machine, type MachineOptions } from "./machine/machine.ts";
 export { type Profile, type ProfileHeader, profileFromHeader } from "./machine/profile.ts";

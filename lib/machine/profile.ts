@@ -3,6 +3,7 @@
  * header of a trace is such a description; `profileFromHeader` takes it as it is.
  */
 import type { HostFacts } from "../kvm/host.ts";
+import { completed } from "./builtin.ts";
 import { factsOf, type HeaderFacts } from "./facts.ts";
 
 export type ArchName = "x86_64" | "arm64" | "ppc64le" | "riscv64";
@@ -48,8 +49,9 @@ function vcpuPages(header: ProfileHeader): number {
   return header.arch === "ppc64le" && header.kvm !== "pr" ? 1 : 2;
 }
 
-/** The host that a trace was recorded on. */
-export function profileFromHeader(header: ProfileHeader): Profile {
+/** The host that a trace was recorded on; one that does not say what its KVM offers is completed from the library. */
+export function profileFromHeader(given: ProfileHeader): Profile {
+  const header = completed(given);
   const capabilities = (values: Record<string, number> | undefined) =>
     new Map(Object.entries(values ?? {}).map(([number, value]) => [Number(number), value]));
   return {

@@ -1,0 +1,32 @@
+/**
+ * The hosts whose description comes with the library, and which of them a header means that leaves out what KVM offers:
+ * the same architecture and flavour, then the same machine, then the release.
+ */
+import type { ProfileHeader } from "./profile.ts";
+import * as ppc64le from "./profiles/ppc64le.ts";
+import { x86_64_6_18_pvm } from "./profiles/x86_64-6.18-pvm.ts";
+
+/** By name: "ppc64le_6_12_pseries". */
+export const builtinHosts: Readonly<Record<string, ProfileHeader>> = { x86_64_6_18_pvm, ...ppc64le };
+
+/** "6.12.107+deb13" → "6.12" */
+const releaseOf = (kernel: string): string => kernel.split(/[.\-+]/, 2).join(".");
+
+/** "qemu-system-ppc64 powernv9 (TCG): …" → "qemu-system-ppc64 powernv9" */
+const machineOf = ({ host }: ProfileHeader): string =>
+  String(host?.machine ?? "")
+    .split(/[ ,(]/, 2)
+    .join(" ");
+
+/** The header, with what it leaves out of capabilities taken from the closest host of the library. */
+export function completed(header: ProfileHeader): ProfileHeader {
+  if (header.capabilities !== undefined) return header;
+  const score = (other: ProfileHeader): number =>
+    (machineOf(other) === machineOf(header) ? 2 : 0) +
+    (releaseOf(other.kernel) === releaseOf(header.kernel) ? 1 : 0);
+  const candidates = Object.values(builtinHosts).filter(
+    ({ arch, kvm }) => arch === header.arch && kvm === header.kvm,
+  );
+  const [best] = candidates.sort((a, b) => score(b) - score(a));
+  return best === undefined ? header : { ...header, capabilities: best.capabilities! };
+}
