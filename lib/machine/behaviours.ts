@@ -5,13 +5,16 @@
 import type { KernelBehaviour } from "../kernel/kernel.ts";
 import type { KvmBehaviour } from "../kvm/host.ts";
 import type { VfioBehaviour } from "../vfio/host.ts";
+import type { InterruptBehaviour } from "./pci.ts";
 
-type Behaviour = KernelBehaviour & KvmBehaviour & VfioBehaviour;
+type Behaviour = KernelBehaviour & KvmBehaviour & VfioBehaviour & InterruptBehaviour;
 
 interface Row {
   readonly behaviour: keyof Behaviour;
   /** the first release that behaves so */
   readonly since: string;
+  /** the only flavour that behaves so, where it is no matter of releases alone */
+  readonly flavour?: string;
   readonly source: string;
 }
 
@@ -37,6 +40,24 @@ export const behaviourTable: readonly Row[] = [
     since: "6.11",
     source:
       "virt/kvm/kvm_main.c:kvm_vm_ioctl_create_vcpu; traces: arm64-kvm-6.1/vcpu-create cuts to 32 bits, -6.12 does not",
+  },
+  {
+    behaviour: "pagingOnlyInLongMode",
+    since: "6.18",
+    flavour: "pvm",
+    source: "traces: x86_64-kvm-6.18-more/sregs; mainline keeps CR0.PG",
+  },
+  {
+    behaviour: "cr4IgnoresCpuid",
+    since: "6.18",
+    flavour: "pvm",
+    source: "traces: x86_64-kvm-6.18-more/sregs against sregs_cpuid_irqchip; mainline asks CPUID",
+  },
+  {
+    behaviour: "hostTscShown",
+    since: "6.18",
+    flavour: "pvm",
+    source: "traces: x86_64-kvm-6.18-more/attributes: an offset that was set reads 0; mainline keeps it",
   },
   {
     behaviour: "vfioContainerBadFd",
@@ -102,7 +123,8 @@ export const behaviourTable: readonly Row[] = [
   {
     behaviour: "armIrqLineInitFirst",
     since: "7.2",
-    source: "traces: arm64-kvm-6.12/before-vgic call 85 EINVAL, -7.2 EBUSY; the releases between are not known",
+    source:
+      "traces: arm64-kvm-6.12/before-vgic call 85 EINVAL, -7.2 EBUSY; the releases between are not known",
   },
   {
     behaviour: "vgicMaintenanceIrq",
@@ -134,6 +156,52 @@ export const behaviourTable: readonly Row[] = [
     since: "6.16",
     source: "Documentation/virt/kvm/api.rst, KVM_CAP_ARM_EL2; trace arm64-kvm-6.12/vcpu-irq call 126 ENOENT",
   },
+  {
+    behaviour: "vfioDynamicMsix",
+    since: "6.5",
+    source:
+      "drivers/vfio/pci/vfio_pci_intrs.c:vfio_msi_alloc_irq (6.12); traces: x86_64-vfio-6.1/E3_sequences EINVAL beyond the first enable, -6.12 0",
+  },
+  {
+    behaviour: "vfioTriggerFdChecked",
+    since: "6.12",
+    source:
+      "drivers/vfio/pci/vfio_pci_intrs.c:vfio_pci_set_ctx_trigger_single; traces: x86_64-vfio-6.1/E1_matrix answers 0 to descriptor −2, -6.12 EINVAL",
+  },
+  {
+    behaviour: "vfioWideAccess",
+    since: "6.11",
+    source: "drivers/vfio/pci/vfio_pci_rdwr.c:vfio_pci_core_do_io_rw (6.12); no trace tells it apart",
+  },
+  {
+    behaviour: "vfioDeviceInfoWhole",
+    since: "6.6",
+    source: "drivers/vfio/pci/vfio_pci_core.c:vfio_pci_ioctl_get_info (6.12)",
+  },
+  {
+    behaviour: "vfioHotResetCountFirst",
+    since: "6.6",
+    source:
+      "drivers/vfio/pci/vfio_pci_core.c:vfio_pci_ioctl_pci_hot_reset; traces: x86_64-vfio-6.1/C_device call 1596 ENODEV, -6.12 EINVAL",
+  },
+  {
+    behaviour: "irqMoveWithoutVector",
+    since: "6.6",
+    source:
+      "arch/x86/kernel/apic/vector.c:apic_chip_data; traces: x86_64-vfio-6.1/J_vectors and -6.12/J_vectors fit 192 vectors, on 6.12 the host itself has 0x20",
+  },
+  {
+    behaviour: "postedMsiVector",
+    since: "6.10",
+    source:
+      "arch/x86/include/asm/irq_vectors.h:FIRST_SYSTEM_VECTOR (6.12); traces: x86_64-vfio-6.12/J_vectors fits 192 vectors",
+  },
+  {
+    behaviour: "amdLargeTables",
+    since: "6.15",
+    source:
+      "drivers/iommu/amd/init.c:early_amd_iommu_init (6.15); x86_64-vfio-7.2/J_vectors-amd has 512, without the feature",
+  },
 ];
 
 /** Whether release `a` is `b` or later: "6.12" is later than "6.2". */
@@ -143,8 +211,11 @@ export function releaseAtLeast(a: string, b: string): boolean {
   return majorA > majorB || (majorA === majorB && minorA >= minorB);
 }
 
-/** How a release behaves. */
-export function behaviourOf(release: string): Behaviour {
-  const entries = behaviourTable.map((row) => [row.behaviour, releaseAtLeast(release, row.since)]);
+/** How a release behaves, of a KVM flavour where that matters. */
+export function behaviourOf(release: string, flavour: string | null = null): Behaviour {
+  const entries = behaviourTable.map((row) => [
+    row.behaviour,
+    releaseAtLeast(release, row.since) && (row.flavour === undefined || row.flavour === flavour),
+  ]);
   return Object.fromEntries(entries) as unknown as Behaviour;
 }

@@ -16,9 +16,11 @@ import { x86 } from "../kvm/x86/arch.ts";
 import type { VfioHost } from "../vfio/host.ts";
 import { behaviourOf } from "./behaviours.ts";
 import { defaultProfile } from "./default-profile.ts";
+import { knownHost } from "./known-hosts.ts";
+import { MachinePci, type ModelFactory, pciModels } from "./pci.ts";
 import type { ArchName, Profile } from "./profile.ts";
 import { writeSysfs } from "./sysfs.ts";
-import { createVfio } from "./vfio.ts";
+import { createVfio, hasVfio } from "./vfio.ts";
 
 export interface MachineOptions {
   /** who runs deferred work, and when: before a call returns (the default), by hand, … */
@@ -26,6 +28,8 @@ export interface MachineOptions {
   clock?: Clock;
   /** called when a call would sleep for ever */
   onDeadlock?: (report: string) => void;
+  /** what PCI devices do, by "vendor:device"; they come before the models that are known here */
+  models?: ReadonlyMap<string, ModelFactory>;
 }
 
 export const architectures: Partial<Record<ArchName, KvmArch>> = { x86_64: x86, arm64, ppc64le: ppc };
@@ -41,10 +45,12 @@ export class Machine {
   readonly kernel: Kernel;
   readonly kvm: KvmHost | undefined;
   readonly vfio: VfioHost | undefined;
+  /** its PCI devices as hardware, for a test to raise their interrupts */
+  readonly pci: MachinePci | undefined;
 
   constructor(profile: Profile = defaultProfile, options: MachineOptions = {}) {
     this.profile = profile;
-    const behaviour = behaviourOf(profile.release);
+    const behaviour = behaviourOf(profile.release, profile.flavour);
     this.kernel = new Kernel({
       ...options,
       behaviour,
@@ -69,7 +75,10 @@ export class Machine {
       this.kvm = host;
       this.kernel.nodes.set("/dev/kvm", (_process, flags) => new KvmSystem(host, flags));
     }
-    this.vfio = createVfio(profile, this.kernel, behaviour);
+    const models = new Map([...pciModels, ...(options.models ?? [])]);
+    const devices = knownHost(profile)?.devices ?? (hasVfio(profile) ? profile.devices : undefined);
+    this.pci = devices && new MachinePci(profile, devices, this.kernel, behaviour, models);
+    this.vfio = createVfio(profile, this.kernel, behaviour, this.pci);
   }
 
   /** A write to a file of sysfs, from outside the programs: ≥ 0, or −errno. */

@@ -2,6 +2,7 @@
 import { ENODEV, ENOENT } from "../abi/errno.ts";
 import type { Kernel } from "../kernel/kernel.ts";
 import { ContainerFile } from "../vfio/container.ts";
+import { pciVfioDevices } from "../vfio/device.ts";
 import { DeviceFile } from "../vfio/device-file.ts";
 import {
   type IommuDescription,
@@ -12,20 +13,25 @@ import {
   VfioHost,
 } from "../vfio/host.ts";
 import { IommufdFile } from "../vfio/iommufd.ts";
-import { createPciVfioDevice } from "../vfio/pci-vfio-device.ts";
 import { knownHost } from "./known-hosts.ts";
+import type { MachinePci } from "./pci.ts";
 import type { Profile } from "./profile.ts";
 
 /** Whether the profile's host has VFIO at all. */
-const hasVfio = (profile: Profile): boolean => profile.devices.length !== 0 || hasModule(profile, "vfio");
+export const hasVfio = (profile: Profile): boolean => profile.devices.length !== 0 || hasModule(profile, "vfio");
 
 const hasModule = ({ host }: Profile, name: string): boolean =>
   Array.isArray(host.modules) && host.modules.includes(name);
 
 /** VFIO as the profile describes it, with its nodes; undefined for a host without it. */
-export function createVfio(profile: Profile, kernel: Kernel, behaviour: VfioBehaviour): VfioHost | undefined {
+export function createVfio(
+  profile: Profile,
+  kernel: Kernel,
+  behaviour: VfioBehaviour,
+  pci: MachinePci | undefined,
+): VfioHost | undefined {
   const known = knownHost(profile);
-  if (known === undefined && !hasVfio(profile)) return undefined;
+  if ((known === undefined && !hasVfio(profile)) || pci === undefined) return undefined;
   const host = new VfioHost({
     kernel,
     arch: profile.arch,
@@ -36,7 +42,7 @@ export function createVfio(profile: Profile, kernel: Kernel, behaviour: VfioBeha
     devices: known?.devices ?? (profile.devices as readonly VfioDeviceDescription[]),
     modules: moduleOptions(profile),
     iommufd: hasModule(profile, "iommufd"),
-    createDevice: createPciVfioDevice,
+    createDevice: pciVfioDevices(pci),
   });
   kernel.nodes.set("/dev/vfio/vfio", (_process, flags) => new ContainerFile(host, flags));
   kernel.nodes.set("/dev/vfio/", (_process, flags, path) =>

@@ -11,10 +11,12 @@
 import { EBUSY, EINVAL, ENODEV, ENOENT, EPERM } from "../abi/errno.ts";
 import type { Kernel } from "../kernel/kernel.ts";
 import { type GroupFile, VfioGroup } from "./group.ts";
+import type { VfioDeviceBehaviour } from "./device.ts";
+import type { VfioIrqBehaviour } from "./irqs.ts";
 import type { CreateVfioDevice, VfioDevice } from "./vfio-device.ts";
 
 /** What differs between releases in this floor; the machine floor fills it in from its table. */
-export interface VfioBehaviour {
+export interface VfioBehaviour extends VfioIrqBehaviour, VfioDeviceBehaviour {
   /** a file that is no container answers EBADFD to VFIO_GROUP_SET_CONTAINER; before, EINVAL */
   readonly vfioContainerBadFd: boolean;
   /** the KVM pseudo device takes device files too; before, groups only */

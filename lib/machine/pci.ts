@@ -1,0 +1,144 @@
+/** The PCI devices of a profile as hardware: configuration, BARs, models by vendor and device, wired to the host. */
+import { Edu } from "../hardware/edu.ts";
+import {
+  AMD_TABLE_ENTRIES,
+  AMD_TABLE_ENTRIES_2K,
+  InterruptRemapping,
+  type RemappingKind,
+} from "../hardware/interrupt-remapping.ts";
+import { Ivshmem } from "../hardware/ivshmem.ts";
+import { type PciBar, PciDevice, type PciModel, type ResetMethod } from "../hardware/pci-device.ts";
+import { VectorMatrix } from "../hardware/vector-matrix.ts";
+import { HostIrqs } from "../kernel/irq.ts";
+import type { Kernel } from "../kernel/kernel.ts";
+import type { PciHardware } from "../vfio/device.ts";
+import type { PciDescription, VfioDeviceDescription } from "../vfio/host.ts";
+import { bridgesByBus, hostInterrupts, occupy, pinOf } from "./host-interrupts.ts";
+import type { Profile } from "./profile.ts";
+
+/** What differs between releases in the host's interrupts; the machine fills it in from its table. */
+export interface InterruptBehaviour {
+  /** no vector is kept for the clean-up after an interrupt moved; before, 0x20 was */
+  readonly irqMoveWithoutVector: boolean;
+  /** 0xeb is the kernel's own: posted interrupts of devices for the host */
+  readonly postedMsiVector: boolean;
+  /** AMD tables of 2,048 entries, where the IOMMU has them (`host.interrupt_remapping_entries`) */
+  readonly amdLargeTables: boolean;
+}
+
+/** The system call of 32-bit programs, and the cascade of the old interrupt controllers. */
+const SYSTEM_VECTORS = [0x80, 0x32];
+const IRQ_MOVE_CLEANUP_VECTOR = 0x20;
+const LOCAL_TIMER_VECTOR = 0xec;
+const POSTED_MSI_VECTOR = 0xeb;
+
+export type ModelFactory = (device: PciDevice) => PciModel;
+
+/** Models by "vendor:device". */
+export const pciModels = new Map<string, ModelFactory>([
+  ["0x1234:0x11e8", (device) => new Edu(device)],
+  ["0x1af4:0x1110", (device) => new Ivshmem(device)],
+]);
+
+/** What a profile says of a device beyond what VFIO's outer half reads. */
+interface DeviceDescription extends VfioDeviceDescription {
+  readonly config?: string;
+  readonly bars?: readonly {
+    index: number;
+    size: number;
+    type: "mem" | "io";
+    "64bit"?: boolean;
+    prefetchable?: boolean;
+  }[];
+  readonly rom?: number;
+  readonly reset_methods?: readonly ResetMethod[];
+  /** the pin of its INTx, where it is known: 16 and above */
+  readonly irq?: number;
+  readonly config_size?: number;
+}
+
+export class MachinePci implements PciHardware {
+  readonly irqs: HostIrqs;
+  readonly unmodelled: { offset: number; length: number }[] = [];
+  readonly #devices = new Map<string, PciDevice>();
+  readonly #pci: readonly PciDescription[];
+
+  constructor(
+    profile: Profile,
+    devices: readonly unknown[],
+    kernel: Kernel,
+    behaviour: InterruptBehaviour,
+    models: ReadonlyMap<string, ModelFactory>,
+  ) {
+    this.#pci = profile.pci as readonly PciDescription[];
+    const { host } = profile;
+    const system = behaviour.irqMoveWithoutVector
+      ? SYSTEM_VECTORS
+      : [...SYSTEM_VECTORS, IRQ_MOVE_CLEANUP_VECTOR];
+    const cpus = typeof host.cpus === "number" ? host.cpus : 1;
+    const firstSystem = behaviour.postedMsiVector ? POSTED_MSI_VECTOR : LOCAL_TIMER_VECTOR;
+    this.irqs = new HostIrqs(
+      kernel,
+      new VectorMatrix({ cpus, firstSystem, system }),
+      remappingOf(profile, behaviour),
+    );
+    const described = devices as readonly DeviceDescription[];
+    occupy(this.irqs, hostInterrupts(host, this.#pci, new Set(described.map(({ bdf }) => bdf))));
+    for (const description of described) this.#add(description, models);
+  }
+
+  #add(description: DeviceDescription, models: ReadonlyMap<string, ModelFactory>): void {
+    const { bdf, vendor, device: id, rom, reset_methods: resetMethods, irq } = description;
+    const config = imageOf(description);
+    const bars: PciBar[] = (description.bars ?? []).map((bar) => ({
+      index: bar.index,
+      size: bar.size,
+      type: bar.type,
+      wide: bar["64bit"] === true,
+      prefetchable: bar.prefetchable === true,
+    }));
+    const device = new PciDevice({
+      address: bdf,
+      config,
+      bars,
+      rom: rom ?? 0,
+      resetMethods: resetMethods ?? [],
+    });
+    device.model = models.get(`${vendor}:${id}`)?.(device);
+    this.irqs.connect(device, irq !== undefined && irq >= 16 ? irq : pinOf(this.#pci, bdf, device.pin));
+    this.#devices.set(bdf, device);
+  }
+
+  device(address: string): PciDevice | undefined {
+    return this.#devices.get(address);
+  }
+
+  /**
+   * The link below the recorded root ports never reports that it is up again, so Linux takes their bus for lost
+   * (drivers/pci/pci.c:pci_bridge_wait_for_secondary_bus; traces: C_device answers ENOTTY there, 0 below a bridge).
+   */
+  busReturns(address: string): boolean {
+    const bridge = bridgesByBus(this.#pci).get(Number.parseInt(address.slice(5, 7), 16));
+    const above = this.#pci.find(({ bdf }) => bdf === bridge);
+    return !(above?.vendor === "0x1b36" && above.device === "0x000c");
+  }
+}
+
+function remappingOf({ host }: Profile, behaviour: InterruptBehaviour): InterruptRemapping {
+  const kind = (host.intremap === true ? (host.iommu ?? null) : null) as RemappingKind;
+  if (kind !== "amd") return new InterruptRemapping(kind === "intel" ? kind : null);
+  const large = behaviour.amdLargeTables && host.interrupt_remapping_entries === AMD_TABLE_ENTRIES_2K;
+  return new InterruptRemapping("amd", large ? AMD_TABLE_ENTRIES_2K : AMD_TABLE_ENTRIES);
+}
+
+/** The configuration space that a profile gives; without one, its ids alone. */
+function imageOf({ config, config_size: size, vendor, device }: DeviceDescription): Uint8Array {
+  if (config !== undefined)
+    return Uint8Array.from({ length: config.length / 2 }, (_, i) =>
+      Number.parseInt(config.slice(2 * i, 2 * i + 2), 16),
+    );
+  const bytes = new Uint8Array(size ?? 256);
+  new DataView(bytes.buffer).setUint16(0, Number(vendor), true);
+  new DataView(bytes.buffer).setUint16(2, Number(device), true);
+  return bytes;
+}
