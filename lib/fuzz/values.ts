@@ -3,7 +3,7 @@
  * them: a struct with its fields drawn one by one, or a few edits at the places that a struct declares.
  */
 import fc from "fast-check";
-import type { Fields, FieldType, StructType } from "../abi/struct.ts";
+import type { FieldType, StructType } from "../abi/struct.ts";
 import { toHex } from "../trace/format.ts";
 import type { Edit, Kind, Operation, Patch, Ref } from "./program.ts";
 

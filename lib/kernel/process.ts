@@ -126,7 +126,7 @@ export class Process implements Syscalls {
     this.encoding = options.encoding ?? "generic";
     this.fds = new FdTable();
     this.mm = new AddressSpace(kernel.pageSize, kernel.taskSize);
-    const standard = new NullFile(kernel, 2);
+    const standard = new NullFile(kernel, 2 | O_LARGEFILE);
     for (let fd = 0; fd < (options.firstDescriptor ?? 3); fd++) this.fds.install(standard);
   }
 
