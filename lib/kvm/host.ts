@@ -29,8 +29,18 @@ export interface Arm64Behaviour {
   readonly armNestedFeatures: boolean;
 }
 
+/** What differs between flavours on x86. */
+export interface X86Behaviour {
+  /** CR0.PG outside long mode is dropped: the guest's page tables of 32 bits are not kept */
+  readonly pagingOnlyInLongMode: boolean;
+  /** CR4 may hold the same bits whatever CPUID says */
+  readonly cr4IgnoresCpuid: boolean;
+  /** a guest reads the host's TSC: no offset, and writing it changes nothing */
+  readonly hostTscShown: boolean;
+}
+
 /** What differs between releases and flavours in this floor; the machine floor fills it in from its table. */
-export interface KvmBehaviour extends Arm64Behaviour {
+export interface KvmBehaviour extends Arm64Behaviour, X86Behaviour {
   /** one eventfd may be bound to one irqfd in all VMs of the host; before 6.17 in each VM */
   readonly irqfdExclusive: boolean;
   /** KVM_CREATE_VCPU looks at the whole id; before, at its low 32 bits */

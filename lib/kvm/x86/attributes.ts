@@ -10,11 +10,12 @@ import {
   KvmDeviceAttr,
 } from "../../abi/kvm.ts";
 import { KVM_X86_GRP_SYSTEM, KVM_X86_XCOMP_GUEST_SUPP } from "../../abi/kvm-x86.ts";
-import { load32, loadNumber64, store64 } from "../../abi/struct.ts";
+import { load32, load64, loadNumber64, store64 } from "../../abi/struct.ts";
 import type { Argument } from "../../kernel/argument.ts";
 import type { Entry } from "../dispatch.ts";
 import type { KvmSystem } from "../system.ts";
 import type { VcpuFile } from "../vcpu.ts";
+import type { X86Vcpu } from "./vcpu.ts";
 
 /** KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET (arch/x86/include/uapi/asm/kvm.h) */
 const VCPU_TSC_CTRL = 0;
@@ -26,7 +27,7 @@ const { group, attr, addr } = KvmDeviceAttr.offsetOf;
 const asks = (user: Argument, ofGroup: number, ofAttr: number): boolean =>
   load32(user.bytes, user.at + group) === ofGroup && loadNumber64(user.bytes, user.at + attr) === ofAttr;
 
-function give(user: Argument, value: number): number {
+function give(user: Argument, value: number | bigint): number {
   const target = user.pointer(loadNumber64(user.bytes, user.at + addr));
   if (!target.writable(8)) return -EFAULT;
   store64(target.bytes, target.at, value);
@@ -47,17 +48,19 @@ function getSystem(file: KvmSystem, user: Argument): number {
   return give(user, file.host.facts.guestXcr0 ?? 3);
 }
 
-/** The offset is always 0: a guest of pvm reads the host's counter. */
-function getVcpu(_file: VcpuFile, user: Argument): number {
-  if (!user.readable(KvmDeviceAttr.size)) return -EFAULT;
-  return asks(user, VCPU_TSC_CTRL, VCPU_TSC_OFFSET) ? give(user, 0) : -ENXIO;
-}
-
-/** An offset is taken and has no effect. */
-function setVcpu(_file: VcpuFile, user: Argument): number {
+function getVcpu(file: VcpuFile, user: Argument): number {
   if (!user.readable(KvmDeviceAttr.size)) return -EFAULT;
   if (!asks(user, VCPU_TSC_CTRL, VCPU_TSC_OFFSET)) return -ENXIO;
-  return user.pointer(loadNumber64(user.bytes, user.at + addr)).readable(8) ? 0 : -EFAULT;
+  return give(user, (file.vcpu.arch as X86Vcpu).tscOffset);
+}
+
+function setVcpu(file: VcpuFile, user: Argument): number {
+  if (!user.readable(KvmDeviceAttr.size)) return -EFAULT;
+  if (!asks(user, VCPU_TSC_CTRL, VCPU_TSC_OFFSET)) return -ENXIO;
+  const source = user.pointer(loadNumber64(user.bytes, user.at + addr));
+  if (!source.readable(8)) return -EFAULT;
+  (file.vcpu.arch as X86Vcpu).setTscOffset(load64(source.bytes, source.at));
+  return 0;
 }
 
 export const attributeSystemIoctls: readonly Entry<KvmSystem>[] = [

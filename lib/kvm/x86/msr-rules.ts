@@ -72,8 +72,14 @@ const apicBase: MsrRule = {
     vcpu.registers.setApicBase(Number(value & 0xffff_ffffn), Number(value >> 32n)),
 };
 
-/** The guest reads the host's counter: an offset cannot be had (pvm). */
-const tsc: MsrRule = { read: (vcpu) => hostTsc(vcpu.vcpu.vm.host), write: () => true };
+/** The host's counter and an offset, which stays 0 where the guest reads the counter itself. */
+const tsc: MsrRule = {
+  read: (vcpu) => BigInt.asUintN(64, hostTsc(vcpu.vcpu.vm.host) + vcpu.tscOffset),
+  write(vcpu, _index, value) {
+    vcpu.setTscOffset(value - hostTsc(vcpu.vcpu.vm.host));
+    return true;
+  },
+};
 
 const whereCpuid = (has: (vcpu: X86Vcpu) => boolean, there: MsrRule, absent: MsrRule): MsrRule => ({
   read: (vcpu, index) => (has(vcpu) ? there : absent).read(vcpu, index),

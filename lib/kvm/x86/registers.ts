@@ -6,8 +6,7 @@
  * `struct kvm_regs`, 144 bytes; `struct kvm_sregs`, 312; `struct kvm_sregs2`, 320: the same up to apic_base at 272, then
  * flags u64 and four PDPTRs where kvm_sregs has the bitmap of pending interrupts.
  *
- * The checks are pvm's where the flavour is pvm (recorded): any bit of EFER is taken, paging without long mode is
- * dropped.
+ * Any bit of EFER is taken. Under pvm paging without long mode is dropped, and CR4 does not depend on CPUID (recorded).
  */
 import { EFAULT, EINVAL } from "../../abi/errno.ts";
 import {
@@ -27,6 +26,7 @@ import type { Argument } from "../../kernel/argument.ts";
 import { answering } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
+import { EBX, ECX } from "./cpuid.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 export const CR0_PE = 1;
@@ -48,7 +48,22 @@ export const APIC_BASE_ENABLE = 1 << 11;
 const APIC_BASE_RESERVED = 0x2ff;
 
 /** VME … OSXMMEXCPT, UMIP, FSGSBASE, OSXSAVE, SMEP, SMAP, PKE: what CR4 may hold under pvm (recorded) */
-const CR4_ALLOWED = 0x0075_0fff;
+const CR4_PVM = 0x0075_0fff;
+/** VME … OSXMMEXCPT */
+const CR4_ALWAYS = 0x7ff;
+
+// biome-ignore format: a table
+const cr4Features = [
+  { bit: 1 << 11, leaf: 7, register: ECX, feature: 1 << 2 },   // UMIP
+  { bit: 1 << 12, leaf: 7, register: ECX, feature: 1 << 16 },  // LA57
+  { bit: 1 << 13, leaf: 1, register: ECX, feature: 1 << 5 },   // VMX
+  { bit: 1 << 16, leaf: 7, register: EBX, feature: 1 << 0 },   // FSGSBASE
+  { bit: 1 << 17, leaf: 1, register: ECX, feature: 1 << 17 },  // PCID
+  { bit: 1 << 18, leaf: 1, register: ECX, feature: 1 << 26 },  // OSXSAVE
+  { bit: 1 << 20, leaf: 7, register: EBX, feature: 1 << 7 },   // SMEP
+  { bit: 1 << 21, leaf: 7, register: EBX, feature: 1 << 20 },  // SMAP
+  { bit: 1 << 22, leaf: 7, register: ECX, feature: 1 << 3 },   // PKE
+];
 
 /** kvm_sregs and kvm_sregs2 agree up to here */
 const COMMON = KvmSregs.offsetOf.interrupt_bitmap;
@@ -162,6 +177,16 @@ export class Registers {
     return true;
   }
 
+  /** Bits that CR4 may hold (arch/x86/kvm/x86.h:__cr4_reserved_bits, 6.18). */
+  #allowedCr4(): number {
+    if (this.#vcpu.vcpu.vm.host.behaviour.cr4IgnoresCpuid) return CR4_PVM;
+    const { cpuid } = this.#vcpu;
+    let allowed = CR4_ALWAYS;
+    for (const { bit, leaf, register, feature } of cr4Features)
+      if ((cpuid.register(leaf, 0, register) & feature) !== 0) allowed |= bit;
+    return allowed;
+  }
+
   /** arch/x86/kvm/x86.c:kvm_is_valid_sregs (6.18) */
   #isValid(bytes: Uint8Array, at: number): boolean {
     const word = (offset: number) => load32(bytes, at + offset);
@@ -171,7 +196,7 @@ export class Registers {
       if ((word(cr4) & CR4_PAE) === 0 || (word(efer) & EFER_LMA) === 0) return false;
       if (word(cr3 + 4) >= 2 ** (this.#vcpu.cpuid.physicalAddressBits - 32)) return false;
     } else if ((word(efer) & EFER_LMA) !== 0 || bytes[at + CS_L] !== 0) return false;
-    if ((word(cr4) & ~CR4_ALLOWED) !== 0 || word(cr4 + 4) !== 0) return false;
+    if ((word(cr4) & ~this.#allowedCr4()) !== 0 || word(cr4 + 4) !== 0) return false;
     if (word(cr0 + 4) !== 0) return false;
     if ((newCr0 & CR0_NW) !== 0 && (newCr0 & CR0_CD) === 0) return false;
     return (newCr0 & CR0_PG) === 0 || (newCr0 & CR0_PE) !== 0;
@@ -186,7 +211,8 @@ export class Registers {
     into.fill(0, gdt + 10, gdt + 16);
     into.fill(0, idt + 10, idt + 16);
     if (load32(bytes, at + cr8) <= 15 && load32(bytes, at + cr8 + 4) === 0) this.cr8 = bytes[at + cr8];
-    if (!this.isLongMode) store32(into, cr0, load32(into, cr0) & ~CR0_PG);
+    if (!this.isLongMode && this.#vcpu.vcpu.vm.host.behaviour.pagingOnlyInLongMode)
+      store32(into, cr0, load32(into, cr0) & ~CR0_PG);
     this.#wakeBootCpu();
     return 0;
   }

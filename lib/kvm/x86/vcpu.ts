@@ -4,6 +4,7 @@ import { Lapic } from "../../hardware/lapic.ts";
 import type { VcpuArch } from "../arch.ts";
 import type { Vcpu } from "../vcpu.ts";
 import { enableVcpuCap } from "./capabilities.ts";
+import { hostTsc } from "./clock.ts";
 import { Cpuid } from "./cpuid.ts";
 import { DebugRegisters } from "./debug.ts";
 import { Events } from "./events.ts";
@@ -34,6 +35,8 @@ export class X86Vcpu implements VcpuArch {
   readonly mce = new MachineCheck();
   /** the frequency that the guest is told, as KVM_SET_TSC_KHZ left it */
   tscKhz: number;
+  /** what the guest's TSC is ahead of the host's, modulo 2^64 */
+  tscOffset = 0n;
   /** KVM_RUN has been entered: CPUID does not change any more */
   hasRun = false;
   /** paravirtual features only where CPUID shows them (KVM_CAP_ENFORCE_PV_FEATURE_CPUID) */
@@ -47,6 +50,7 @@ export class X86Vcpu implements VcpuArch {
     this.vcpu = vcpu;
     this.mpState = vm.irqchipMode === "none" || vcpu.id === vm.bootCpuId ? RUNNABLE : UNINITIALIZED;
     this.tscKhz = vm.tscKhz;
+    this.setTscOffset(-hostTsc(vm.vm.host));
     this.msrs = new Msrs(this);
     this.registers = new Registers(this);
     if (vm.irqchip !== undefined) {
@@ -85,6 +89,11 @@ export class X86Vcpu implements VcpuArch {
       physicalAddressBits: this.cpuid.physicalAddressBits,
     });
     return 0;
+  }
+
+  /** Ignored where the guest reads the host's counter. */
+  setTscOffset(offset: bigint): void {
+    if (!this.vm.vm.host.behaviour.hostTscShown) this.tscOffset = BigInt.asUintN(64, offset);
   }
 
   /** INIT: the registers as after power on; the FPU, MSRs and the APIC's base keep what they had. */
