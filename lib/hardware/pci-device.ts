@@ -132,6 +132,7 @@ export class PciDevice {
     this.pmCapability = findCapability(this.config, PCI_CAP_ID_PM);
     this.expCapability = findCapability(this.config, PCI_CAP_ID_EXP);
     this.#afCapability = findCapability(this.config, PCI_CAP_ID_AF);
+    if (this.pmCapability !== 0) this.#image[this.pmCapability + PCI_PM_CTRL] &= ~PCI_PM_CTRL_STATE_MASK;
     const send = (message: MsiMessage): void => this.#send(message);
     const msi = findCapability(this.config, PCI_CAP_ID_MSI);
     if (msi !== 0) this.msi = new Msi(this.config, msi, send);

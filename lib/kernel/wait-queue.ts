@@ -1,7 +1,8 @@
 /**
- * Who is told when a file changes, in which order (kernel/sched/wait.c:__wake_up_common, 6.1). Waiters stand in a
- * line; a priority waiter goes to its head. A wake-up carries the poll events, visits the line from the head, and
- * stops after an exclusive waiter that was really woken.
+ * Who is told when a file changes, in which order (kernel/sched/wait.c:__wake_up_common, __add_wait_queue, 6.1).
+ * Waiters stand in a line: priority waiters first, in the order in which they came, then the others, the last comer
+ * first. A wake-up carries the poll events, visits the line from the head, and stops after an exclusive waiter that was
+ * really woken.
  */
 export interface Waiter {
   /** Answers whether it was woken (a wake-up that was of no use to it answers false). */
@@ -12,19 +13,21 @@ export interface Waiter {
 
 export class WaitQueue {
   #waiters: Waiter[] = [];
+  /** how many at the head are priority waiters */
+  #priority = 0;
 
   get active(): boolean {
     return this.#waiters.length !== 0;
   }
 
-  /** Behind the others. */
+  /** Before those that came earlier, behind the priority waiters. */
   add(waiter: Waiter): void {
-    this.#waiters.push(waiter);
+    this.#waiters.splice(this.#priority, 0, waiter);
   }
 
-  /** Before the others: irqfds stand there, so that they see an event before a poller does. */
+  /** Behind the other priority waiters, before everyone else: irqfds stand there, so that they see an event first. */
   addPriority(waiter: Waiter): void {
-    this.#waiters.unshift(waiter);
+    this.#waiters.splice(this.#priority++, 0, waiter);
   }
 
   /** Whether an exclusive waiter stands at the head: what add_wait_queue_priority_exclusive refuses (6.17). */
@@ -34,7 +37,9 @@ export class WaitQueue {
 
   remove(waiter: Waiter): void {
     const index = this.#waiters.indexOf(waiter);
-    if (index >= 0) this.#waiters.splice(index, 1);
+    if (index < 0) return;
+    this.#waiters.splice(index, 1);
+    if (index < this.#priority) this.#priority--;
   }
 
   /** Wakes with the given poll events. A waiter may remove itself, or others, while it runs. */

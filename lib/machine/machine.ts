@@ -5,6 +5,7 @@
 import { ENOENT } from "../abi/errno.ts";
 import type { Clock } from "../kernel/clock.ts";
 import { Kernel } from "../kernel/kernel.ts";
+import { addPlainFiles } from "../kernel/plain-files.ts";
 import { Process, type ProcessOptions } from "../kernel/process.ts";
 import type { Policy } from "../kernel/work-queue.ts";
 import type { KvmArch } from "../kvm/arch.ts";
@@ -57,6 +58,7 @@ export class Machine {
       pageSize: profile.pageSize,
       ...taskSizes[profile.arch],
     });
+    addPlainFiles(this.kernel);
     const arch = architectures[profile.arch];
     if (arch !== undefined && profile.flavour !== null) {
       const { release, flavour, systemCapabilities, vmCapabilities, vcpuMmapSize, pageSize, facts } = profile;

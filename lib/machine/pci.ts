@@ -102,11 +102,16 @@ export class MachinePci implements PciHardware {
       config,
       bars,
       rom: rom ?? 0,
-      resetMethods: resetMethods ?? [],
+      resetMethods: (resetMethods ?? []).filter((method) => method !== "bus" || this.#aloneOnBus(bdf)),
     });
     device.model = models.get(`${vendor}:${id}`)?.(device);
     this.irqs.connect(device, irq !== undefined && irq >= 16 ? irq : pinOf(this.#pci, bdf, device.pin));
     this.#devices.set(bdf, device);
+  }
+
+  /** A reset of the bus is a reset of the function where there is no other on it. */
+  #aloneOnBus(address: string): boolean {
+    return !this.#pci.some(({ bdf }) => bdf !== address && bdf.slice(0, 7) === address.slice(0, 7));
   }
 
   device(address: string): PciDevice | undefined {

@@ -146,6 +146,7 @@ export class PciVfioDevice extends VfioDevice implements RegionOwner, ConfigEffe
     const pin = hardware.irqs.pinOf(pci);
     const failed = hardware.irqs.enablePin(pin);
     if (failed < 0) return failed;
+    this.#wakeFromIdle();
     this.#command(pci.command & ~PCI_COMMAND_MASTER);
     this.#command(pci.command | this.#decoding());
     this.resetWorks = resetFunction(pci, hardware.irqs) === 0;
@@ -183,13 +184,21 @@ export class PciVfioDevice extends VfioDevice implements RegionOwner, ConfigEffe
     this.irqs.req?.signal();
   }
 
+  /** While nobody has it open the host lets a function sleep in D3hot. */
+  #wakeFromIdle(): void {
+    if (this.pci.powerState !== 3) return;
+    const saved = saveState(this.pci);
+    setPowerState(this.pci, 0);
+    restoreState(this.pci, saved, this.hardware.irqs);
+  }
+
   #command(value: number): void {
     if (value !== this.pci.command) this.pci.writeConfig(PCI_COMMAND, 2, value);
   }
 
   /** The bits of the command register that its BARs need. */
   #decoding(): number {
-    let bits = this.pci.rom === 0 ? 0 : 0;
+    let bits = 0;
     for (const bar of this.pci.bars)
       if (bar !== undefined) bits |= bar.type === "io" ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY;
     return bits;
