@@ -63,6 +63,8 @@ export class XiveProcessor {
   /** bit n: the queue of priority n got something since it was acknowledged */
   ipb = 0;
   #cppr = 0;
+  /** an interrupt was raised and not yet acknowledged: a CPPR that masks it afterwards does not take it back (NSR) */
+  #raised = false;
 
   constructor(input: ExternalInput) {
     this.input = input;
@@ -95,15 +97,18 @@ export class XiveProcessor {
 
   /** The processor takes its interrupt: the priority, which is the CPPR from now on; −1 where none was raised. */
   acknowledge(): number {
-    const priority = this.pendingPriority;
     this.input.external = false;
-    if (priority >= this.#cppr) return -1;
+    if (!this.#raised) return -1;
+    this.#raised = false;
+    const priority = this.pendingPriority;
     this.ipb &= ~(1 << priority);
     this.#cppr = priority;
     return priority;
   }
 
   #signal(): void {
-    if (this.pendingPriority < this.#cppr) this.input.external = true;
+    if (this.pendingPriority >= this.#cppr) return;
+    this.#raised = true;
+    this.input.external = true;
   }
 }

@@ -32,8 +32,8 @@ export interface Presenter {
   /** KVM_REG_PPC_ICP_STATE: 8 bytes; 0 or −EINVAL */
   saveIcp(bytes: Uint8Array, at: number): void;
   restoreIcp(bytes: Uint8Array, at: number): number;
-  /** KVM_REG_PPC_VP_STATE: 16 bytes; undefined where there is none */
-  readonly vpState?: Uint8Array;
+  /** KVM_REG_PPC_VP_STATE: 8 bytes of the hardware's registers, or −errno */
+  readonly vpState: Uint8Array | number;
   /** H_XIRR and its kin, on the registers of the vCPU: the status for GPR 3, or undefined where it is not handled here */
   hypercall(number: number): number | undefined;
   disconnect(): void;

@@ -155,7 +155,7 @@ export class GuestRunner {
         for (let i = 0; i < HCALL_ARGUMENTS; i++)
           registers.setGpr(GPR_STATUS + 1 + i, loadNumber64(vcpu.pages, HCALL_ARGS + 8 * i));
       }
-      return [registers.gpr(3), registers.gpr(4), registers.gpr(5)];
+      return [registers.status, registers.gpr(4), registers.gpr(5)];
     }
     if (action.do !== "load") return [];
     let value = 0;

@@ -248,8 +248,8 @@ function read(vcpu: PpcVcpu, id: bigint, answer: Uint8Array): number {
     return 0;
   }
   if (id === ppc.KVM_REG_PPC_VP_STATE) {
-    const state = vcpu.presenter?.vpState;
-    if (state === undefined) return -ENXIO;
+    const state = vcpu.presenter?.vpState ?? -ENXIO;
+    if (typeof state === "number") return state;
     answer.set(state);
     return 0;
   }
@@ -270,9 +270,9 @@ function setOneReg(file: VcpuFile, user: Argument): number {
   bytes.set(value.bytes.subarray(value.at, value.at + size));
   if (id === ppc.KVM_REG_PPC_ICP_STATE) return vcpu.presenter?.restoreIcp(bytes, 0) ?? -ENXIO;
   if (id === ppc.KVM_REG_PPC_VP_STATE) {
-    const state = vcpu.presenter?.vpState;
-    if (state === undefined) return -ENXIO;
-    state.set(bytes);
+    const state = vcpu.presenter?.vpState ?? -ENXIO;
+    if (typeof state === "number") return state;
+    state.set(bytes.subarray(0, state.length));
     return 0;
   }
   return vcpu.oneRegs.has(id) ? vcpu.oneRegs.set(id, load(bytes, 0, size)) : -EINVAL;

@@ -19,7 +19,7 @@ import {
   KvmRegs,
   KvmSregs,
 } from "../../abi/kvm-ppc.ts";
-import { load32, loadNumber64, store32, store64 } from "../../abi/struct.ts";
+import { load32, load64, loadNumber64, store32, store64 } from "../../abi/struct.ts";
 import type { Argument } from "../../kernel/argument.ts";
 import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
@@ -55,6 +55,11 @@ export class PpcRegisters {
   /** A general purpose register; above 2^53 the nearest number. */
   gpr(n: number): number {
     return loadNumber64(this.bytes, gpr + 8 * n);
+  }
+
+  /** GPR 3 after a hypercall: signed. */
+  get status(): number {
+    return Number(BigInt.asIntN(64, load64(this.bytes, gpr + 8 * 3)));
   }
 
   setGpr(n: number, value: number): void {

@@ -10,7 +10,7 @@
  *
  * Missing: interrupts of other servers in H_IPOLL, queues that are full.
  */
-import { EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENXIO } from "../../abi/errno.ts";
+import { EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENXIO, EPERM } from "../../abi/errno.ts";
 import { KVM_CAP_IRQ_XICS } from "../../abi/kvm.ts";
 import {
   KVM_DEV_XICS_GRP_CTRL,
@@ -224,6 +224,7 @@ class XiveConnection implements Presenter {
   readonly #processor: XiveProcessor;
   readonly #server: number;
   readonly #number: number;
+  readonly vpState = -EPERM;
   /** announces a change of MFRR, at priority 0 */
   readonly #ipi = new XiveSource();
   #cppr = 0;

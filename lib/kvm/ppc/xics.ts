@@ -102,6 +102,7 @@ class XicsConnection implements Presenter {
   readonly #xics: KvmXics;
   readonly #vcpu: PpcVcpu;
   readonly #presenter: XicsPresenter;
+  readonly vpState = -ENXIO;
 
   constructor(xics: KvmXics, vcpu: PpcVcpu, presenter: XicsPresenter) {
     this.#xics = xics;

@@ -9,7 +9,7 @@
  *
  * Missing: the mappings of the device (the guest's view of sources and of its own processor), events in guest memory.
  */
-import { E2BIG, EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENXIO } from "../../abi/errno.ts";
+import { E2BIG, EBUSY, EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENXIO } from "../../abi/errno.ts";
 import { KVM_CAP_PPC_IRQ_XIVE } from "../../abi/kvm.ts";
 import {
   KVM_DEV_XIVE_EQ_SYNC,
@@ -137,7 +137,7 @@ export class XiveNative implements PpcController {
     return 0;
   }
 
-  /** ENOENT: no block; EINVAL: not set up, priority 7, no such server; EFAULT. */
+  /** ENOENT: no block; EINVAL: not set up, priority 7, no such server; EFAULT; EBUSY: nobody has a queue of the priority. */
   #configure(state: XiveSourceState | undefined, user: Argument): number {
     if (state === undefined) return -ENOENT;
     if (!state.valid) return -EINVAL;
@@ -153,11 +153,20 @@ export class XiveNative implements PpcController {
       state.unroute();
       return 0;
     }
-    const processor = this.base.processors.get(server);
-    if (processor === undefined) return -EINVAL;
+    if (!this.base.processors.has(server)) return -EINVAL;
+    const target = this.#target(server, priority);
+    if (target < 0) return target;
     state.eisn = eisn;
-    state.route(processor, server, priority, eisn);
+    state.route(this.base.processors.get(target)!, target, priority, eisn);
     return 0;
+  }
+
+  /** The server if it has a queue of the priority, else any that has: −EBUSY. book3s_xive.c:kvmppc_xive_select_target (6.1) */
+  #target(server: number, priority: number): number {
+    if (this.#queues.has((server << 3) | priority)) return server;
+    for (const other of this.base.processors.keys())
+      if (this.#queues.has((other << 3) | priority)) return other;
+    return -EBUSY;
   }
 
   /**
@@ -213,27 +222,33 @@ export class XiveNative implements PpcController {
   }
 }
 
-/** A vCPU's end: the registers of its virtual processor, saved while it does not run. */
+/**
+ * A vCPU's end: the registers of its virtual processor, saved while it does not run: NSR, CPPR, IPB and five more, a
+ * byte each. What XICS would keep is kept here too, for KVM_REG_PPC_ICP_STATE.
+ */
 class NativeConnection implements Presenter {
   readonly #base: XiveBase;
   readonly #server: number;
   readonly #number: number;
-  readonly vpState = new Uint8Array(16);
+  readonly vpState = Uint8Array.of(0, 0, 0, 0, 0xff, 0, 0, 0);
+  #cppr = 0;
+  #mfrr = 0;
 
   constructor(base: XiveBase, server: number, number: number) {
     this.#base = base;
     this.#server = server;
     this.#number = number;
-    this.vpState[4] = 0xff;
   }
 
-  /** XICS was never there: everything but the pending priority is 0 (book3s_xive.c:kvmppc_xive_get_icp, 6.1). */
   saveIcp(bytes: Uint8Array, at: number): void {
-    store32(bytes, at, XIVE_MASKED << 16);
-    store32(bytes, at + 4, 0);
+    store32(bytes, at, (this.#mfrr << 24) | (XIVE_MASKED << 16));
+    store32(bytes, at + 4, this.#cppr << 24);
   }
 
-  restoreIcp(): number {
+  restoreIcp(bytes: Uint8Array, at: number): number {
+    this.#mfrr = bytes[at + 3];
+    this.#cppr = bytes[at + 7];
+    this.vpState[1] = this.#cppr;
     return 0;
   }
 

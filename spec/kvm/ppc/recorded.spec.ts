@@ -1,0 +1,53 @@
+/** What POWER kernels answered: every call is answered the same. */
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { readTrace } from "../../../lib/trace/format.ts";
+import { describe as inWords, type KernelFactory, replay } from "../../../lib/trace/replay.ts";
+import { ioeventfdsAndInterrupt, mailboxes, withGuests } from "./guests.ts";
+
+const fixtures = new URL("../../../fixtures/", import.meta.url).pathname;
+
+const namesIn = (folder: string): string[] =>
+  readdirSync(join(fixtures, folder))
+    .filter((name) => name.endsWith(".jsonl.gz") && !name.includes("vfio"))
+    .sort();
+
+/** The calls of a trace, all of them identical. */
+function identical(path: string, kernel?: KernelFactory): number {
+  const result = replay(readTrace(join(fixtures, path)), kernel === undefined ? {} : { kernel });
+  expect(result.differences.map(inWords)).toEqual([]);
+  return result.calls;
+}
+
+describe("traces", () => {
+  const folders: [folder: string, traces: number, calls: number][] = [
+    ["traces/ppc64le-kvm-6.1", 5, 364],
+    ["traces/ppc64le-kvm-6.12", 14, 2710],
+    ["traces/ppc64le-kvm-pr", 7, 1314],
+    ["recorded/ppc64le-6.12", 4, 8732],
+  ];
+  test.each(folders)("%s: %i traces, %i calls", (folder, traces, calls) => {
+    const names = namesIn(folder);
+    expect(names).toHaveLength(traces);
+    const made = names.map((name) => identical(join(folder, name)));
+    expect(made.reduce((sum, count) => sum + count, 0)).toBe(calls);
+  });
+});
+
+describe("guests, with a script in place of the machine code", () => {
+  test.each([
+    "traces/ppc64le-kvm-6.1/guest-code/guest.jsonl.gz",
+    "traces/ppc64le-kvm-6.12/guest-code/guest.jsonl.gz",
+    "traces/ppc64le-kvm-6.12/guest-code/powernv9-guest.jsonl.gz",
+    "traces/ppc64le-kvm-pr/guest-code/pr-guest.jsonl.gz",
+  ])("%s", (path) => {
+    expect(identical(path, withGuests(ioeventfdsAndInterrupt))).toBeGreaterThan(100);
+  });
+
+  test.each(namesIn("recorded/ppc64le-6.12/guest-code"))("hypercalls of two vCPUs: %s", (name) => {
+    expect(identical(join("recorded/ppc64le-6.12/guest-code", name), withGuests(mailboxes))).toBeGreaterThan(
+      1000,
+    );
+  });
+});
