@@ -123,14 +123,14 @@ describe("wait queue", () => {
     wake: () => (log.push(name), woken),
   });
 
-  test("priority before the others, and an exclusive waiter that was woken ends it", () => {
+  test("priority before the others, of these the last comer first; an exclusive waiter that was woken ends it", () => {
     const queue = new WaitQueue();
     const log: string[] = [];
     queue.add(waiter("a", log));
     queue.add(waiter("b", log));
     queue.addPriority(waiter("idle", log, true, false));
     queue.wake(1);
-    expect(log).toEqual(["idle", "a", "b"]);
+    expect(log).toEqual(["idle", "b", "a"]);
     queue.addPriority(waiter("first", log, true));
     log.length = 0;
     queue.wake(1);
@@ -141,8 +141,8 @@ describe("wait queue", () => {
     const queue = new WaitQueue();
     const log: string[] = [];
     const second = waiter("second", log);
-    queue.add({ exclusive: false, wake: () => (queue.remove(second), true) });
     queue.add(second);
+    queue.add({ exclusive: false, wake: () => (queue.remove(second), true) });
     queue.wake(1);
     expect(log).toEqual([]);
   });
