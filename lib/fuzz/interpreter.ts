@@ -15,11 +15,13 @@ import {
   KVM_SET_USER_MEMORY_REGION2,
   KvmCreateDevice,
 } from "../abi/kvm.ts";
+import { KVM_GET_SUPPORTED_CPUID, KVM_SET_CPUID2, KvmCpuid2, KvmCpuidEntry2 } from "../abi/kvm-x86.ts";
 import { findRequest } from "../abi/requests.ts";
 import { load32, store32, store64 } from "../abi/struct.ts";
 import { O_NONBLOCK } from "../kernel/file.ts";
 import type { Syscalls } from "../kernel/syscalls.ts";
 import {
+  type Edit,
   type Kind,
   nameOf,
   numberOf,
@@ -29,7 +31,7 @@ import {
   type Ref,
 } from "./program.ts";
 import { readBack } from "./read-back.ts";
-import { tame } from "./rules.ts";
+import { tame, volatileBytes } from "./rules.ts";
 
 /** One system call and its answer. */
 export interface Step {
@@ -192,6 +194,9 @@ function* perform(run: Run, operation: Operation): Generator<Answer, void, void>
       const result = process.ioctl(fd, numberOf(operation.get), bytes);
       yield { call: operation.get, request: numberOf(operation.get), result, bytes: [bytes.slice()] };
       if (result < 0) bytes.set(head);
+      else
+        for (const [at, length] of volatileBytes(numberOf(operation.get), bytes)?.ranges ?? [])
+          bytes.fill(0, at, at + length);
       for (const edit of operation.edits)
         bytes.set(fromHex(edit.bytes).subarray(0, Math.max(0, bytes.length - edit.at)), edit.at);
       const request = numberOf(operation.set);
@@ -199,6 +204,9 @@ function* perform(run: Run, operation: Operation): Generator<Answer, void, void>
       yield { call: operation.set, request, result: process.ioctl(fd, request, bytes), bytes: [bytes] };
       return;
     }
+    case "cpuid":
+      yield* cpuid(run, fd, operation.edits);
+      return;
     case "read":
       if (!mayRead(run, fd)) return;
       yield read(run, fd, operation.count);
@@ -236,6 +244,27 @@ function* perform(run: Run, operation: Operation): Generator<Answer, void, void>
   }
 }
 
+function* cpuid(run: Run, fd: number, edits: readonly Edit[]): Generator<Answer, void, void> {
+  const { process } = run;
+  const system = run.all("system").at(0);
+  if (system === undefined) return;
+  const room = new Uint8Array(KvmCpuid2.size + CPUID_ENTRIES * KvmCpuidEntry2.size);
+  store32(room, 0, CPUID_ENTRIES);
+  const supported = process.ioctl(system, KVM_GET_SUPPORTED_CPUID.number, room);
+  yield {
+    call: "KVM_GET_SUPPORTED_CPUID",
+    request: KVM_GET_SUPPORTED_CPUID.number,
+    result: supported,
+    bytes: [room],
+  };
+  if (supported < 0) return;
+  const table = room.slice(0, KvmCpuid2.size + load32(room, 0) * KvmCpuidEntry2.size);
+  for (const edit of edits) if (edit.at + 4 <= table.length) table.set(fromHex(edit.bytes), edit.at);
+  const result = process.ioctl(fd, KVM_SET_CPUID2.number, table);
+  yield { call: "KVM_SET_CPUID2", request: KVM_SET_CPUID2.number, result, bytes: [table] };
+}
+
+const CPUID_ENTRIES = 100;
 const NOTHING: ReadonlySet<number> = new Set();
 
 function ioctl(run: Run, fd: number, operation: Extract<Operation, { op: "ioctl" }>): Answer {

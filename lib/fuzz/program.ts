@@ -52,6 +52,8 @@ export type Operation =
       readonly head: string;
       readonly edits: readonly Edit[];
     }
+  /** gives a vCPU what the system supports, with some bytes changed */
+  | { readonly op: "cpuid"; readonly on: Ref; readonly edits: readonly Edit[] }
   | { readonly op: "open"; readonly path: string; readonly flags: number }
   | { readonly op: "eventfd2"; readonly initval: number; readonly flags: number }
   | { readonly op: "read"; readonly on: Ref; readonly count: number }

@@ -75,17 +75,15 @@ const beginning: fc.Arbitrary<Program> = fc
     return operations;
   });
 
-const readback: fc.Arbitrary<Operation> = fc
-  .integer({ min: 0, max: 7 })
-  .map((n) => ({
-    op: "readback",
-    parts:
-      n === 0
-        ? [...everything, "processor" as const]
-        : n < 4
-          ? everything
-          : everything.filter((part) => part !== "counters"),
-  }));
+const readback: fc.Arbitrary<Operation> = fc.integer({ min: 0, max: 7 }).map((n) => ({
+  op: "readback",
+  parts:
+    n === 0
+      ? [...everything, "processor" as const]
+      : n < 4
+        ? everything
+        : everything.filter((part) => part !== "counters"),
+}));
 
 /** Programs; each has a swarm of its own: some groups, with weights. */
 export function programs(options: ProgramOptions = {}): fc.Arbitrary<Program> {

@@ -62,6 +62,7 @@ function* simplerOperations(operation: Operation): Generator<Operation> {
         yield { ...operation, on: { ...operation.on, index: 0 } };
       return;
     case "modify":
+    case "cpuid":
       for (let i = 0; i < operation.edits.length; i++)
         yield { ...operation, edits: operation.edits.toSpliced(i, 1) };
       for (let i = 0; i < operation.edits.length; i++)

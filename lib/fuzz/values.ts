@@ -57,8 +57,8 @@ export const edge64 = fc.oneof(
 );
 
 /** One of a few, weighted towards the first ones. */
-export const usually = <T>(usual: readonly T[], rare: readonly T[]): fc.Arbitrary<T> =>
-  fc.oneof(
+export const usually = <T, R = T>(usual: readonly T[], rare: readonly R[]): fc.Arbitrary<T | R> =>
+  fc.oneof<fc.MaybeWeightedArbitrary<T | R>[]>(
     { weight: 9, arbitrary: fc.constantFrom(...usual) },
     { weight: 1, arbitrary: fc.constantFrom(...rare) },
   );

@@ -7,6 +7,7 @@ import { KVM_GET_LAPIC, KVM_SET_LAPIC, KvmLapicState } from "../../abi/kvm-x86.t
 import type { Lapic } from "../../hardware/lapic.ts";
 import type { Argument } from "../../kernel/argument.ts";
 import type { Clock, Timer } from "../../kernel/clock.ts";
+import { copyOut } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
 import type { X86Vcpu } from "./vcpu.ts";
@@ -44,8 +45,11 @@ export class LapicClock implements Timer {
 function getLapic(file: VcpuFile, user: Argument): number {
   const { lapic } = file.vcpu.arch as X86Vcpu;
   if (lapic === undefined) return -EINVAL;
-  if (!user.writable(KvmLapicState.size)) return -EFAULT;
-  return lapic.saveTo(user.bytes, user.at, file.kernel.clock.now);
+  const { now } = file.kernel.clock;
+  if (user.writable(KvmLapicState.size)) return lapic.saveTo(user.bytes, user.at, now);
+  const state = new Uint8Array(KvmLapicState.size);
+  const result = lapic.saveTo(state, 0, now);
+  return result < 0 || copyOut(user, state) ? result : -EFAULT;
 }
 
 /** As above, and EINVAL for a 32-bit x2APIC id that is not the vCPU's. */

@@ -16,6 +16,7 @@ import {
 import { load32, store32 } from "../../abi/struct.ts";
 import { EVENT_INIT, EVENT_SIPI } from "../../hardware/lapic.ts";
 import type { Argument } from "../../kernel/argument.ts";
+import { answering } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
 import type { X86Vcpu } from "./vcpu.ts";
@@ -27,6 +28,8 @@ export function acceptEvents(vcpu: X86Vcpu): void {
   const events = lapic.pendingEvents;
   lapic.pendingEvents = 0;
   if ((events & EVENT_INIT) !== 0) {
+    lapic.reset(true);
+    vcpu.lapicClock!.follow();
     vcpu.init();
     vcpu.mpState = vcpu.isBootCpu ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
   }
@@ -36,13 +39,11 @@ export function acceptEvents(vcpu: X86Vcpu): void {
   }
 }
 
-function getMpState(file: VcpuFile, user: Argument): number {
+const getMpState = answering(4, (file: VcpuFile, bytes, at) => {
   const vcpu = file.vcpu.arch as X86Vcpu;
   acceptEvents(vcpu);
-  if (!user.writable(4)) return -EFAULT;
-  store32(user.bytes, user.at, vcpu.mpState);
-  return 0;
-}
+  store32(bytes, at, vcpu.mpState);
+});
 
 const withLapic: readonly number[] = [
   KVM_MP_STATE_RUNNABLE,

@@ -23,6 +23,7 @@ import { PIT_STATE_SIZE, PIT_STATE2_SIZE, Pit } from "../../hardware/pit.ts";
 import type { Argument } from "../../kernel/argument.ts";
 import type { Timer } from "../../kernel/clock.ts";
 import type { Work } from "../../kernel/work-queue.ts";
+import { copyOut } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { AckNotifier } from "../irq-routing.ts";
 import type { VmFile } from "../vm.ts";
@@ -132,9 +133,9 @@ function getPit(file: VmFile, user: Argument): number {
 function getPit2(file: VmFile, user: Argument): number {
   const pit = pitOf(file);
   if (pit === undefined) return -ENXIO;
-  if (!user.writable(PIT_STATE2_SIZE)) return -EFAULT;
-  pit.chip.save2To(user.bytes, user.at);
-  return 0;
+  const state = new Uint8Array(PIT_STATE2_SIZE);
+  pit.chip.save2To(state, 0);
+  return copyOut(user, state) ? 0 : -EFAULT;
 }
 
 function set(file: VmFile, user: Argument, size: number): number {
