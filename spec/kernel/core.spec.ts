@@ -123,7 +123,7 @@ describe("wait queue", () => {
     wake: () => (log.push(name), woken),
   });
 
-  test("priority before the others, of these the last comer first; an exclusive waiter that was woken ends it", () => {
+  test("priority waiters in the order they came, then the last comer first; an exclusive waiter that was woken ends it", () => {
     const queue = new WaitQueue();
     const log: string[] = [];
     queue.add(waiter("a", log));
@@ -134,7 +134,7 @@ describe("wait queue", () => {
     queue.addPriority(waiter("first", log, true));
     log.length = 0;
     queue.wake(1);
-    expect(log).toEqual(["first"]);
+    expect(log).toEqual(["idle", "first"]);
   });
 
   test("a waiter that another removes meanwhile is not woken", () => {
