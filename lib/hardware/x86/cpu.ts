@@ -36,6 +36,7 @@ import {
   SS,
   VM,
 } from "./state.ts";
+import { enterHandler, type Source } from "./transfer.ts";
 
 export const REP = 0xf3;
 export const REPNE = 0xf2;
@@ -174,6 +175,35 @@ export class Cpu {
     this.#writeRip(this.again ? this.start : this.rip);
     this.state.shadow = this.shadow;
     return RUNNING;
+  }
+
+  /** Goes to the handler of an event between two instructions: RUNNING, or why that cannot be. */
+  deliver(vector: number, source: Source, errorCode: number): number {
+    const { memory, r32 } = this;
+    memory.stop = RUNNING;
+    this.#savedFlags = r32[2 * RFLAGS];
+    this.#savedRspLo = r32[2 * RSP];
+    this.#savedRspHi = r32[2 * RSP + 1];
+    this.#mode();
+    this.rip = this.start = this.#readRip();
+    this.osize = this.long ? 8 : 4;
+    enterHandler(this, vector, source, errorCode, this.rip);
+    if (memory.stop !== RUNNING) {
+      r32[2 * RFLAGS] = this.#savedFlags;
+      r32[2 * RSP] = this.#savedRspLo;
+      r32[2 * RSP + 1] = this.#savedRspHi;
+      return memory.stop;
+    }
+    this.#writeRip(this.rip);
+    this.state.shadow = 0;
+    return RUNNING;
+  }
+
+  /** The linear address of the next instruction. */
+  codeAddress(): number {
+    this.#mode();
+    const rip = this.#readRip();
+    return this.long ? rip : (this.segments[CS].baseLo + rip) >>> 0;
   }
 
   /** A round of a repeated instruction is over: what comes after does not undo it. */

@@ -1,5 +1,5 @@
 /** What an x86 vCPU holds beside the common part. */
-import { EINTR, EINVAL } from "../../abi/errno.ts";
+import { EINVAL } from "../../abi/errno.ts";
 import { Lapic } from "../../hardware/lapic.ts";
 import type { VcpuArch } from "../arch.ts";
 import type { Vcpu } from "../vcpu.ts";
@@ -13,6 +13,7 @@ import { LapicClock } from "./lapic.ts";
 import { MachineCheck } from "./mce.ts";
 import { Msrs } from "./msrs.ts";
 import { Registers } from "./registers.ts";
+import { Runner } from "./run.ts";
 import type { X86Vm } from "./vm.ts";
 
 /** KVM_MP_STATE_RUNNABLE, _UNINITIALIZED */
@@ -44,6 +45,10 @@ export class X86Vcpu implements VcpuArch {
   reportsTprAccess = false;
   /** guest physical address of the page for TPR accesses, 0 for none */
   vapicAddress = 0;
+  /** the guest's processor, from the first KVM_RUN on */
+  runner: Runner | undefined;
+  /** the vector whose end an IOAPIC of user space is still to hear of, or −1 */
+  pendingIoapicEoi = -1;
 
   constructor(vm: X86Vm, vcpu: Vcpu) {
     this.vm = vm;
@@ -70,7 +75,8 @@ export class X86Vcpu implements VcpuArch {
 
   run(): number {
     this.hasRun = true;
-    return -EINTR;
+    this.runner ??= new Runner(this);
+    return this.runner.run();
   }
 
   enableCap(capability: number, flags: number, args: readonly bigint[]): number {

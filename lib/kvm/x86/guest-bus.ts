@@ -1,0 +1,312 @@
+/**
+ * The machine around a guest's processor: memory slots, the interrupt controllers at their addresses and ports, what is
+ * registered on the buses of the VM, CPUID and MSRs (arch/x86/kvm/x86.c:vcpu_mmio_read, kernel_pio,
+ * virt/kvm/kvm_main.c:kvm_io_bus_write, 6.1).
+ */
+import { EOPNOTSUPP } from "../../abi/errno.ts";
+import { KVM_MEM_READONLY, KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL } from "../../abi/kvm.ts";
+import { KVM_IRQCHIP_IOAPIC, KVM_MSR_FILTER_READ, KVM_MSR_FILTER_WRITE } from "../../abi/kvm-x86.ts";
+import { load32 } from "../../abi/struct.ts";
+import { LINE_PENDING, MASK_CHANGED } from "../../hardware/ioapic.ts";
+import { LAPIC_EOI, LAPIC_FAULT, LAPIC_NOT_HERE, LAPIC_SEND_IPI } from "../../hardware/lapic.ts";
+import { PIT_NOTHING } from "../../hardware/pit.ts";
+import { type Bus, MSR_EXIT, MSR_FAULT } from "../../hardware/x86/bus.ts";
+import type { Cpu } from "../../hardware/x86/cpu.ts";
+import { CR0, CR0_PG, CR8, RAX } from "../../hardware/x86/state.ts";
+import { PROT_READ, PROT_WRITE } from "../../kernel/address-space.ts";
+import { sendIoapicEoi } from "./guest-interrupts.ts";
+import { loadRegisters, storeRegisters } from "./guest-registers.ts";
+import { EFER_LME } from "./registers.ts";
+import type { X86Vcpu } from "./vcpu.ts";
+
+const PAGE = 4096;
+const X2APIC_FIRST = 0x800;
+const X2APIC_LAST = 0x8ff;
+const IA32_TSC = 0x10;
+const IA32_APIC_BASE = 0x1b;
+const IA32_TSC_DEADLINE = 0x6e0;
+const IA32_EFER = 0xc000_0080;
+const SPEAKER = 0x61;
+/** results of hypercalls: KVM_ENOSYS, KVM_EPERM */
+const HYPERCALL_UNKNOWN = -1000n;
+const HYPERCALL_FORBIDDEN = -1n;
+
+export class GuestBus implements Bus {
+  bytes: Uint8Array = new Uint8Array(0);
+  at = 0;
+  readonly #vcpu: X86Vcpu;
+  /** the processor behind this bus, for MSRs that are registers of it */
+  cpu!: Cpu;
+  /** a slot's memory is not mapped: the run ends with EFAULT */
+  badAddress = false;
+  /** why an MSR access goes to user space */
+  msrReason = 0;
+
+  constructor(vcpu: X86Vcpu) {
+    this.#vcpu = vcpu;
+  }
+
+  get #now(): number {
+    return this.#vcpu.vcpu.vm.kernel.clock.now;
+  }
+
+  // ---- memory ----------------------------------------------------------------------------------------------------
+
+  page(frame: number, forWriting: boolean): boolean {
+    const { vm } = this.#vcpu.vcpu;
+    const slot = vm.slots.find(frame);
+    if (slot === undefined) return false;
+    if (forWriting && (slot.flags & KVM_MEM_READONLY) !== 0) return false;
+    const address = slot.userspaceAddress + (frame - slot.baseFrame) * PAGE;
+    if (!vm.mm.locate(address, PAGE, forWriting ? PROT_WRITE : PROT_READ)) {
+      this.badAddress = true;
+      return false;
+    }
+    this.bytes = vm.mm.bytes;
+    this.at = vm.mm.at;
+    if (forWriting && slot.dirty !== undefined) vm.slots.markDirty(frame);
+    return true;
+  }
+
+  // ---- memory-mapped devices -------------------------------------------------------------------------------------
+
+  readMmio(address: number, length: number, data: Uint8Array, at: number): boolean {
+    const vcpu = this.#vcpu;
+    const { lapic } = vcpu;
+    const lo = address >>> 0;
+    if (lapic?.contains(lo, Math.floor(address / 2 ** 32)) === true) {
+      const answer = lapic.mmioRead(lo & 0xfff, length, this.#now);
+      if (answer !== LAPIC_NOT_HERE) {
+        if ((answer & LAPIC_FAULT) === 0) put(data, at, length, lapic.valueLo);
+        return true;
+      }
+    }
+    const ioapic = vcpu.vm.irqchip?.ioapic;
+    if (ioapic?.claims(address) === true) {
+      put(data, at, length, ioapic.read(address, length));
+      return true;
+    }
+    return vcpu.vcpu.vm.buses.mmio.read(address, length, data, at);
+  }
+
+  writeMmio(address: number, length: number, data: Uint8Array, at: number): boolean {
+    const vcpu = this.#vcpu;
+    const { lapic } = vcpu;
+    const lo = address >>> 0;
+    const irqchip = vcpu.vm.irqchip;
+    if (lapic?.contains(lo, Math.floor(address / 2 ** 32)) === true) {
+      const answer = lapic.mmioWrite(lo & 0xfff, length, get(data, at, Math.min(length, 4)), this.#now);
+      if (answer !== LAPIC_NOT_HERE) {
+        this.#lapicDid(answer);
+        return true;
+      }
+    }
+    const ioapic = irqchip?.ioapic;
+    if (ioapic?.claims(address) === true) {
+      this.#ioapicDid(ioapic.write(address, get(data, at, Math.min(length, 4)), length));
+      return true;
+    }
+    return vcpu.vcpu.vm.buses.mmio.write(address, length, data, at);
+  }
+
+  /** What a register write of the local APIC leaves to do. */
+  #lapicDid(answer: number): void {
+    const { lapic, lapicClock, vm } = this.#vcpu;
+    if ((answer & LAPIC_SEND_IPI) !== 0) vm.irqchip!.bus.deliver(lapic!.ipi, lapic!);
+    if ((answer & LAPIC_EOI) !== 0) sendIoapicEoi(this.#vcpu);
+    lapicClock!.follow();
+  }
+
+  #ioapicDid(done: number): void {
+    const { vm } = this.#vcpu;
+    const irqchip = vm.irqchip!;
+    const ioapic = irqchip.ioapic!;
+    const pin = ioapic.writtenPin;
+    if ((done & MASK_CHANGED) !== 0) {
+      const gsi = vm.vm.routing.gsiOf(KVM_IRQCHIP_IOAPIC, pin);
+      for (const notifier of irqchip.maskNotifiers)
+        if (notifier.gsi === gsi) notifier.changed(ioapic.masked(pin));
+    }
+    if ((done & LINE_PENDING) !== 0) {
+      const gsi = vm.vm.routing.gsiOf(KVM_IRQCHIP_IOAPIC, pin);
+      // a resampled line may have gone down while it was masked: its devices are asked
+      const resampler = vm.vm.resamplers.get(gsi);
+      if (resampler === undefined) irqchip.ioapicSends(ioapic.service(pin));
+      else {
+        for (const irqfd of resampler.irqfds) irqfd.resamplefd!.signal();
+        ioapic.clearPending(pin);
+      }
+    }
+  }
+
+  // ---- ports -----------------------------------------------------------------------------------------------------
+
+  readPort(port: number, length: number, data: Uint8Array, at: number): boolean {
+    const { irqchip, pit } = this.#vcpu.vm;
+    const pic = irqchip?.pic;
+    if (pic !== undefined) {
+      const value = pic.read(port, length);
+      if (value !== -EOPNOTSUPP) {
+        irqchip!.picChanged();
+        put(data, at, length, value);
+        return true;
+      }
+    }
+    if (pit !== undefined && (port !== SPEAKER || pit.speaker)) {
+      const value = pit.chip.read(port, this.#now);
+      if (value !== -EOPNOTSUPP) {
+        if (value !== PIT_NOTHING) put(data, at, length, value);
+        return true;
+      }
+    }
+    return this.#vcpu.vcpu.vm.buses.pio.read(port, length, data, at);
+  }
+
+  writePort(port: number, length: number, data: Uint8Array, at: number): boolean {
+    const { irqchip, pit } = this.#vcpu.vm;
+    const value = get(data, at, length);
+    const pic = irqchip?.pic;
+    if (pic !== undefined && pic.write(port, value, length, this.#picAccepted()) !== -EOPNOTSUPP) {
+      this.#picMasks();
+      irqchip!.picChanged();
+      return true;
+    }
+    if (pit !== undefined && (port !== SPEAKER || pit.speaker)) {
+      if (pit.chip.write(port, value, this.#now) !== -EOPNOTSUPP) {
+        pit.follow();
+        pit.schedule();
+        return true;
+      }
+    }
+    return this.#vcpu.vcpu.vm.buses.pio.write(port, length, data, at);
+  }
+
+  #picAccepted(): boolean {
+    for (const lapic of this.#vcpu.vm.irqchip!.bus.lapics) if (lapic.acceptsPic()) return true;
+    return false;
+  }
+
+  #picMasks(): void {
+    const { irqchip } = this.#vcpu.vm;
+    const pic = irqchip!.pic!;
+    const changed = pic.maskChanged;
+    if (changed === 0) return;
+    for (const notifier of irqchip!.maskNotifiers) {
+      const bit = notifier.gsi;
+      if (bit < 16 && (changed & (1 << bit)) !== 0)
+        notifier.changed(((bit < 8 ? pic.master.imr : pic.slave.imr) & (1 << (bit & 7))) !== 0);
+    }
+  }
+
+  // ---- CPUID, MSRs, time -----------------------------------------------------------------------------------------
+
+  cpuid(leaf: number, subleaf: number, out: Uint32Array): void {
+    const { cpuid } = this.#vcpu;
+    out.fill(0);
+    if (cpuid.count === 0) return;
+    let entry = cpuid.find(leaf, subleaf);
+    if (entry === undefined && cpuid.isIntelCompatible) {
+      // beyond the last leaf of its range a processor of Intel's answers with its last basic leaf
+      const last = cpuid.register(leaf & 0x8000_0000 ? 0x8000_0000 : 0, 0, 12);
+      if (leaf > last) entry = cpuid.find(cpuid.register(0, 0, 12), subleaf);
+    }
+    if (entry === undefined) return;
+    storeRegisters(this.cpu.state, this.#vcpu);
+    cpuid.shown(this.#vcpu);
+    for (let i = 0; i < 4; i++) out[i] = load32(entry, 12 + 4 * i);
+  }
+
+  readMsr(index: number): bigint | undefined | typeof MSR_EXIT {
+    const vcpu = this.#vcpu;
+    if (vcpu.vm.msrFilter?.allows(index, KVM_MSR_FILTER_READ) === false)
+      return this.#askUser(KVM_MSR_EXIT_REASON_FILTER) ? MSR_EXIT : undefined;
+    const { lapic } = vcpu;
+    if (lapic !== undefined && index >= X2APIC_FIRST && index <= X2APIC_LAST)
+      return (lapic.readMsr(index, this.#now) & LAPIC_FAULT) !== 0
+        ? undefined
+        : (BigInt(lapic.valueHi >>> 0) << 32n) | BigInt(lapic.valueLo >>> 0);
+    storeRegisters(this.cpu.state, vcpu);
+    const value = vcpu.msrs.get(index);
+    if (value === undefined && this.#askUser(KVM_MSR_EXIT_REASON_INVAL)) return MSR_EXIT;
+    return value;
+  }
+
+  writeMsr(index: number, value: bigint): number | typeof MSR_EXIT {
+    const vcpu = this.#vcpu;
+    if (vcpu.vm.msrFilter?.allows(index, KVM_MSR_FILTER_WRITE) === false)
+      return this.#askUser(KVM_MSR_EXIT_REASON_FILTER) ? MSR_EXIT : MSR_FAULT;
+    const lo = Number(value & 0xffff_ffffn);
+    const hi = Number(value >> 32n);
+    const { lapic, lapicClock } = vcpu;
+    if (lapic !== undefined && index >= X2APIC_FIRST && index <= X2APIC_LAST) {
+      const answer = lapic.writeMsr(index, lo, hi, this.#now);
+      if ((answer & LAPIC_FAULT) !== 0) return MSR_FAULT;
+      this.#lapicDid(answer);
+      return 0;
+    }
+    if (lapic !== undefined && index === IA32_TSC_DEADLINE) {
+      lapic.setTscDeadline(value, this.#now);
+      lapicClock!.follow();
+      return 0;
+    }
+    storeRegisters(this.cpu.state, vcpu);
+    if (!this.#setMsr(index, value, lo, hi))
+      return this.#askUser(KVM_MSR_EXIT_REASON_INVAL) ? MSR_EXIT : MSR_FAULT;
+    loadRegisters(this.cpu.state, vcpu);
+    this.cpu.memory.flush();
+    return 0;
+  }
+
+  #setMsr(index: number, value: bigint, lo: number, hi: number): boolean {
+    const vcpu = this.#vcpu;
+    const { sregs } = vcpu.registers;
+    if (index === IA32_EFER) {
+      const paging = (this.cpu.state.c32[2 * CR0] & CR0_PG) !== 0;
+      if (paging && ((lo ^ sregs.eferLo) & EFER_LME) !== 0) return false;
+    }
+    if (index === IA32_APIC_BASE && vcpu.lapic !== undefined) {
+      if ((vcpu.lapic.setBase(lo, hi, false) & LAPIC_FAULT) !== 0) return false;
+    }
+    return vcpu.msrs.set(index, value);
+  }
+
+  #askUser(reason: number): boolean {
+    this.msrReason = reason;
+    return (this.#vcpu.vm.settings.userSpaceMsr & reason) !== 0;
+  }
+
+  readTsc(): bigint {
+    return this.#vcpu.msrs.get(IA32_TSC) ?? 0n;
+  }
+
+  readPmc(_index: number): bigint | undefined {
+    return undefined;
+  }
+
+  readCr8(): number {
+    return this.#vcpu.lapic?.cr8 ?? this.cpu.state.c32[2 * CR8];
+  }
+
+  writeCr8(value: number): void {
+    const { lapic } = this.#vcpu;
+    if (lapic === undefined) this.cpu.state.c32[2 * CR8] = value;
+    else lapic.cr8 = value;
+  }
+
+  /** arch/x86/kvm/x86.c:kvm_emulate_hypercall (6.1): KVM_HC_VAPIC_POLL_IRQ answers 0. */
+  hypercall(): bigint | undefined {
+    if (this.cpu.cpl !== 0) return HYPERCALL_FORBIDDEN;
+    return this.cpu.state.r64[RAX] === 1n ? 0n : HYPERCALL_UNKNOWN;
+  }
+}
+
+/** A value of up to 4 bytes, the rest zeros. */
+function put(data: Uint8Array, at: number, length: number, value: number): void {
+  for (let i = 0; i < length; i++) data[at + i] = i < 4 ? value >>> (8 * i) : 0;
+}
+
+function get(data: Uint8Array, at: number, length: number): number {
+  let value = 0;
+  for (let i = length - 1; i >= 0; i--) value = value * 256 + data[at + i];
+  return value >>> 0;
+}

@@ -1,0 +1,134 @@
+/**
+ * The page that a vCPU shares with user space, `struct kvm_run`: who writes what where (include/uapi/linux/kvm.h, 6.1).
+ *
+ * request_interrupt_window u8 @0, immediate_exit u8 @1, exit_reason u32 @8, ready_for_interrupt_injection u8 @12, if_flag
+ * u8 @13, flags u16 @14, cr8 u64 @16, apic_base u64 @24, the union of exits @32, kvm_valid_regs u64 @288, kvm_dirty_regs u64
+ * @296, the registers of KVM_CAP_SYNC_REGS @304. The data of port accesses starts with the second page.
+ *
+ * An exit writes its own fields and leaves the rest of the union as it was.
+ */
+import {
+  KVM_EXIT_DEBUG,
+  KVM_EXIT_INTERNAL_ERROR,
+  KVM_EXIT_IO,
+  KVM_EXIT_IO_IN,
+  KVM_EXIT_IO_OUT,
+  KVM_EXIT_IOAPIC_EOI,
+  KVM_EXIT_MMIO,
+  KVM_EXIT_X86_RDMSR,
+  KVM_EXIT_X86_WRMSR,
+  KVM_INTERNAL_ERROR_EMULATION,
+  KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
+} from "../../abi/kvm.ts";
+import { load32, store16, store32, store64 } from "../../abi/struct.ts";
+
+export const REQUEST_INTERRUPT_WINDOW = 0;
+export const IMMEDIATE_EXIT = 1;
+const EXIT_REASON = 8;
+export const READY_FOR_INTERRUPT_INJECTION = 12;
+export const IF_FLAG = 13;
+export const FLAGS = 14;
+export const CR8 = 16;
+export const APIC_BASE = 24;
+const UNION = 32;
+/** data of an MMIO exit */
+export const MMIO_DATA = UNION + 8;
+const MMIO_LENGTH = UNION + 16;
+const MMIO_IS_WRITE = UNION + 20;
+export const MSR_ERROR = UNION;
+export const MSR_DATA = UNION + 16;
+export const HYPERCALL_RESULT = UNION + 56;
+export const VALID_REGS = 288;
+export const DIRTY_REGS = 296;
+export const SYNC_REGS = 304;
+/** where the data of port accesses starts */
+export const PIO_DATA = 4096;
+/** bytes of an instruction at most */
+export const INSTRUCTION_BYTES = 15;
+const NOP = 0x90;
+
+export class RunPage {
+  readonly bytes: Uint8Array;
+
+  constructor(bytes: Uint8Array) {
+    this.bytes = bytes;
+  }
+
+  set exitReason(reason: number) {
+    store32(this.bytes, EXIT_REASON, reason);
+  }
+  get exitReason(): number {
+    return load32(this.bytes, EXIT_REASON);
+  }
+
+  get immediateExit(): boolean {
+    return this.bytes[IMMEDIATE_EXIT] !== 0;
+  }
+
+  get wantsInterruptWindow(): boolean {
+    return this.bytes[REQUEST_INTERRUPT_WINDOW] !== 0;
+  }
+
+  /** `count` accesses of `size` bytes; the data of a read starts as zeros. */
+  io(write: boolean, size: number, port: number, count: number): void {
+    const { bytes } = this;
+    this.exitReason = KVM_EXIT_IO;
+    bytes[UNION] = write ? KVM_EXIT_IO_OUT : KVM_EXIT_IO_IN;
+    bytes[UNION + 1] = size;
+    store16(bytes, UNION + 2, port);
+    store32(bytes, UNION + 4, count);
+    store64(bytes, UNION + 8, PIO_DATA);
+    if (!write) bytes.fill(0, PIO_DATA, PIO_DATA + size * count);
+  }
+
+  mmio(write: boolean, address: number, length: number): void {
+    const { bytes } = this;
+    this.exitReason = KVM_EXIT_MMIO;
+    store64(bytes, UNION, address);
+    store32(bytes, MMIO_LENGTH, length);
+    bytes[MMIO_IS_WRITE] = write ? 1 : 0;
+  }
+
+  msr(write: boolean, reason: number, index: number, value: bigint): void {
+    const { bytes } = this;
+    this.exitReason = write ? KVM_EXIT_X86_WRMSR : KVM_EXIT_X86_RDMSR;
+    bytes.fill(0, UNION, UNION + 8);
+    store32(bytes, UNION + 8, reason);
+    store32(bytes, UNION + 12, index);
+    if (write) store64(bytes, MSR_DATA, value);
+  }
+
+  ioapicEoi(vector: number): void {
+    this.exitReason = KVM_EXIT_IOAPIC_EOI;
+    this.bytes[UNION] = vector;
+  }
+
+  /** An instruction that cannot be run, with its bytes if they could be read; `info` is what the flavour tells of its exit. */
+  emulationFailure(instruction: Uint8Array, length: number, info: number): void {
+    const { bytes } = this;
+    this.exitReason = KVM_EXIT_INTERNAL_ERROR;
+    store32(bytes, UNION, KVM_INTERNAL_ERROR_EMULATION);
+    store64(bytes, UNION + 8, length > 0 ? KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES : 0);
+    let at = UNION + 16;
+    if (length > 0) {
+      bytes[at] = length;
+      bytes.fill(NOP, at + 1, at + 1 + INSTRUCTION_BYTES);
+      bytes.set(instruction.subarray(0, length), at + 1);
+      at += 16;
+    }
+    store64(bytes, at, info);
+    bytes.fill(0, at + 8, at + 40);
+    store32(bytes, UNION + 4, (at + 40 - UNION - 8) / 8);
+  }
+
+  debug(exception: number, address: number, dr6: number, dr7: number): void {
+    const { bytes } = this;
+    this.exitReason = KVM_EXIT_DEBUG;
+    store32(bytes, UNION, exception);
+    store32(bytes, UNION + 4, 0);
+    store32(bytes, UNION + 8, address);
+    store32(bytes, UNION + 12, Math.floor(address / 2 ** 32));
+    store64(bytes, UNION + 16, dr6);
+    store64(bytes, UNION + 24, dr7);
+  }
+}

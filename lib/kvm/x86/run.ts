@@ -1,0 +1,613 @@
+/**
+ * KVM_RUN: the guest runs until it needs user space (arch/x86/kvm/x86.c:kvm_arch_vcpu_ioctl_run, vcpu_run,
+ * vcpu_enter_guest, kvm_check_and_inject_events, post_kvm_run_save, 6.1 and 6.18).
+ *
+ * A vCPU is a loop around `Cpu.step`. Between instructions it takes events: exceptions first, then NMIs, then
+ * interrupts. Where the flavour runs privileged code by KVM's emulator (pvm), it looks for them only every 1024
+ * instructions, as recorded; elsewhere after each.
+ *
+ * The call never hangs JavaScript. A vCPU that waits lets deferred work and virtual time pass (`Kernel.wait`), and
+ * answers −EINTR where nothing can ever wake it. A guest that runs on and on answers −EINTR after so many instructions as
+ * `guestPolicy` allows, as if a signal had come.
+ *
+ * Missing: KVM_SET_SIGNAL_MASK (no signals here), SMM, breakpoints on data, dirty rings, asynchronous page faults.
+ */
+import { EAGAIN, EFAULT, EINTR, EINVAL } from "../../abi/errno.ts";
+import {
+  KVM_EXIT_HLT,
+  KVM_EXIT_INTR,
+  KVM_EXIT_IRQ_WINDOW_OPEN,
+  KVM_EXIT_SHUTDOWN,
+  KVM_EXIT_UNKNOWN,
+  KVM_MP_STATE_HALTED,
+  KVM_MP_STATE_INIT_RECEIVED,
+  KVM_MP_STATE_RUNNABLE,
+  KVM_MP_STATE_UNINITIALIZED,
+} from "../../abi/kvm.ts";
+import { load32, load64, store32, store64 } from "../../abi/struct.ts";
+import { Cpu } from "../../hardware/x86/cpu.ts";
+import {
+  DF_FAULT,
+  EXCEPTION,
+  EXIT_MMIO,
+  EXIT_PORT_IN,
+  EXIT_PORT_OUT,
+  EXIT_RDMSR,
+  EXIT_WRMSR,
+  PAGE_FAULT,
+  RUNNING,
+  SHUTDOWN,
+  UNHANDLED,
+  WAITING,
+} from "../../hardware/x86/memory.ts";
+import { CpuState, DR6, DR7, IF, RF, RFLAGS, TF } from "../../hardware/x86/state.ts";
+import type { Kernel } from "../../kernel/kernel.ts";
+import { GuestBus } from "./guest-bus.ts";
+import { hasInterrupt, takeInterrupt } from "./guest-interrupts.ts";
+import { loadRegisters, storeRegisters } from "./guest-registers.ts";
+import { acceptEvents } from "./mp-state.ts";
+import {
+  APIC_BASE,
+  CR8,
+  DIRTY_REGS,
+  FLAGS,
+  IF_FLAG,
+  INSTRUCTION_BYTES,
+  MMIO_DATA,
+  MSR_DATA,
+  MSR_ERROR,
+  PIO_DATA,
+  READY_FOR_INTERRUPT_INJECTION,
+  RunPage,
+  VALID_REGS,
+} from "./run-page.ts";
+import { readSyncRegs, writeSyncRegs } from "./sync-regs.ts";
+import type { X86Vcpu } from "./vcpu.ts";
+
+/** How long a guest may run in one call, and whether time passes meanwhile. */
+export interface GuestPolicy {
+  /** instructions after which KVM_RUN answers −EINTR */
+  budget: number;
+  /** what an instruction takes of the virtual clock */
+  nanosecondsPerInstruction: number;
+}
+
+const policies = new WeakMap<Kernel, GuestPolicy>();
+
+/** The policy of a host; change its fields. */
+export function guestPolicy(kernel: Kernel): GuestPolicy {
+  let policy = policies.get(kernel);
+  if (policy === undefined)
+    policies.set(kernel, (policy = { budget: 10_000_000, nanosecondsPerInstruction: 0 }));
+  return policy;
+}
+
+/** instructions that KVM's emulator runs in a row */
+const BATCH = 1024;
+const NMI_VECTOR = 2;
+const DB_VECTOR = 1;
+const BP_VECTOR = 3;
+const MACHINE_CHECK = 18;
+const DR6_BS = 1 << 14;
+const DR6_FIXED = 0xffff_0ff0;
+const GUESTDBG_SINGLESTEP = 2;
+const GUESTDBG_USE_SW_BP = 0x10000;
+/** what pvm tells of its exit in the data of an internal error (recorded) */
+const PVM_EXIT_INFO = 0x1000;
+const SYNC_FIELDS = 7;
+const QUIRK_OUT_7E = 1 << 3;
+
+/** What the next entry has to finish. */
+type Unfinished = "nothing" | "port" | "mmio" | "writes" | "out" | "msr";
+
+export class Runner {
+  readonly #vcpu: X86Vcpu;
+  readonly cpu: Cpu;
+  readonly #bus: GuestBus;
+  readonly #page: RunPage;
+  readonly #policy: GuestPolicy;
+  /** privileged code is run by KVM's emulator */
+  readonly #emulated: boolean;
+  #unfinished: Unfinished = "nothing";
+  /** the posted write that user space sees at present */
+  #posted = 0;
+  #budget = 0;
+  readonly #instruction = new Uint8Array(INSTRUCTION_BYTES);
+
+  constructor(vcpu: X86Vcpu) {
+    const { vm } = vcpu.vcpu;
+    this.#vcpu = vcpu;
+    this.#page = new RunPage(vcpu.vcpu.pages);
+    this.#policy = guestPolicy(vm.kernel);
+    this.#emulated = vm.host.flavour === "pvm";
+    this.#bus = new GuestBus(vcpu);
+    this.cpu = new Cpu(new CpuState(), this.#bus, {
+      emulated: this.#emulated,
+      portRestarts: !this.#emulated,
+      pagingIsLong: this.#emulated,
+    });
+    this.#bus.cpu = this.cpu;
+  }
+
+  // ---- KVM_RUN ---------------------------------------------------------------------------------------------------
+
+  run(): number {
+    const vcpu = this.#vcpu;
+    const page = this.#page;
+    const { bytes } = page;
+    bytes[FLAGS] = bytes[FLAGS + 1] = 0;
+    if (vcpu.mpState === KVM_MP_STATE_UNINITIALIZED) return this.#save(this.#waitForStart());
+    if (((load32(bytes, VALID_REGS) | load32(bytes, DIRTY_REGS)) & ~SYNC_FIELDS) !== 0)
+      return this.#save(-EINVAL);
+    if (load32(bytes, DIRTY_REGS) !== 0) {
+      const failed = readSyncRegs(vcpu, bytes);
+      if (failed < 0) return this.#save(failed);
+    }
+    if (vcpu.lapic === undefined) {
+      const cr8 = load32(bytes, CR8);
+      if (cr8 > 15 || load32(bytes, CR8 + 4) !== 0) return this.#save(-EINVAL);
+      vcpu.registers.cr8 = cr8;
+    }
+    loadRegisters(this.cpu.state, vcpu);
+    this.cpu.memory.physicalBits = vcpu.cpuid.physicalAddressBits;
+    this.cpu.memory.refresh();
+    this.#bus.badAddress = false;
+    this.#budget = this.#policy.budget;
+    let result = this.#finishLast();
+    if (result > 0) result = page.immediateExit ? -EINTR : this.#loop();
+    if (this.#bus.badAddress && !this.#emulated) result = -EFAULT;
+    storeRegisters(this.cpu.state, vcpu);
+    vcpu.registers.sregs.cr8Lo = this.cpu.bus.readCr8();
+    if (vcpu.lapic === undefined) vcpu.registers.cr8 = this.cpu.bus.readCr8();
+    if (load32(bytes, VALID_REGS) !== 0) writeSyncRegs(vcpu, bytes);
+    return this.#save(result);
+  }
+
+  /** post_kvm_run_save: what user space reads after every call. */
+  #save(result: number): number {
+    const vcpu = this.#vcpu;
+    const { bytes } = this.#page;
+    const { registers, lapic } = vcpu;
+    bytes[IF_FLAG] = (load32(registers.regsBytes, 17 * 8) & IF) !== 0 ? 1 : 0;
+    store64(bytes, CR8, registers.cr8);
+    store32(bytes, APIC_BASE, lapic?.baseLo ?? registers.apicBaseLo);
+    store32(bytes, APIC_BASE + 4, lapic?.baseHi ?? Number(registers.apicBase >> 32n));
+    const ready =
+      vcpu.vm.irqchipMode === "kernel" || this.#readyForInterrupt(load32(registers.regsBytes, 17 * 8));
+    bytes[READY_FOR_INTERRUPT_INJECTION] = ready ? 1 : 0;
+    return result;
+  }
+
+  /** A vCPU that waits for INIT and SIPI: EAGAIN once they came. */
+  #waitForStart(): number {
+    const vcpu = this.#vcpu;
+    if (this.#page.immediateExit) return -EINTR;
+    const { lapic, vcpu: common } = vcpu;
+    const started = common.vm.kernel.wait(
+      `vCPU ${common.id} waits for INIT and SIPI`,
+      () => lapic !== undefined && lapic.pendingEvents !== 0,
+    );
+    if (started === true) {
+      acceptEvents(vcpu);
+      return -EAGAIN;
+    }
+    this.#page.exitReason = KVM_EXIT_INTR;
+    return -EINTR;
+  }
+
+  #loop(): number {
+    const vcpu = this.#vcpu;
+    const { kernel } = vcpu.vcpu.vm;
+    const page = this.#page;
+    page.exitReason = KVM_EXIT_UNKNOWN;
+    for (;;) {
+      const result = vcpu.mpState === KVM_MP_STATE_RUNNABLE ? this.#enter() : this.#block();
+      if (result <= 0) return result;
+      if (kernel.work.pending !== 0) kernel.work.policy(kernel.work);
+      vcpu.lapic?.injectTimer();
+      if (
+        page.wantsInterruptWindow &&
+        vcpu.vm.irqchipMode !== "kernel" &&
+        this.#readyForInterrupt(this.cpu.state.r32[2 * RFLAGS])
+      ) {
+        page.exitReason = KVM_EXIT_IRQ_WINDOW_OPEN;
+        return 0;
+      }
+      if (this.#budget <= 0 || kernel.faults.interrupt("KVM_RUN")) {
+        page.exitReason = KVM_EXIT_INTR;
+        return -EINTR;
+      }
+    }
+  }
+
+  /** Whether user space may inject an interrupt now (kvm_vcpu_ready_for_interrupt_injection). */
+  #readyForInterrupt(flags: number): boolean {
+    const { events, lapic } = this.#vcpu;
+    const { exception, interrupt, nmi } = events;
+    if ((flags & IF) === 0 || this.#shadow !== 0) return false;
+    if (lapic !== undefined && !lapic.acceptsPic()) return false;
+    if (lapic !== undefined && events.pendingExternalVector !== -1) return false;
+    return !exception.injected && !exception.pending && !interrupt.injected && !nmi.injected;
+  }
+
+  get #shadow(): number {
+    return this.cpu.state.shadow;
+  }
+
+  // ---- sleeping --------------------------------------------------------------------------------------------------
+
+  /** vcpu_block: until there is something to do. */
+  #block(): number {
+    const vcpu = this.#vcpu;
+    const { vcpu: common, lapic } = vcpu;
+    const awake = common.vm.kernel.wait(this.#sleepReport(), () => {
+      lapic?.injectTimer();
+      return this.#runnable();
+    });
+    if (awake !== true) {
+      this.#page.exitReason = KVM_EXIT_INTR;
+      return -EINTR;
+    }
+    acceptEvents(vcpu);
+    if (lapic !== undefined) lapic.pvUnhalted = false;
+    if (vcpu.mpState !== KVM_MP_STATE_INIT_RECEIVED) vcpu.mpState = KVM_MP_STATE_RUNNABLE;
+    return 1;
+  }
+
+  #sleepReport(): string {
+    const { id } = this.#vcpu.vcpu;
+    if (this.#vcpu.mpState === KVM_MP_STATE_INIT_RECEIVED) return `vCPU ${id} waits for a SIPI`;
+    const closed = (this.cpu.state.r32[2 * RFLAGS] & IF) === 0;
+    return `vCPU ${id} halted, interrupts ${closed ? "off" : "on"}`;
+  }
+
+  /** kvm_arch_vcpu_runnable */
+  #runnable(): boolean {
+    const { lapic, events, mpState } = this.#vcpu;
+    if (lapic !== undefined && lapic.pendingEvents !== 0)
+      return mpState !== KVM_MP_STATE_INIT_RECEIVED || (lapic.pendingEvents & 2) !== 0;
+    if (mpState === KVM_MP_STATE_INIT_RECEIVED) return false;
+    if (events.exception.pending || events.tripleFault || lapic?.pvUnhalted === true) return true;
+    this.#takeNmis();
+    if (events.nmi.pending !== 0 && !this.cpu.state.nmiMasked) return true;
+    if ((this.cpu.state.r32[2 * RFLAGS] & IF) === 0) return false;
+    return events.interrupt.injected || hasInterrupt(this.#vcpu);
+  }
+
+  #takeNmis(): void {
+    const { lapic, events } = this.#vcpu;
+    if (lapic === undefined || lapic.nmiQueued === 0) return;
+    events.nmi.masked = this.cpu.state.nmiMasked;
+    events.queueNmi(lapic.nmiQueued);
+    lapic.nmiQueued = 0;
+  }
+
+  // ---- one entry into the guest ----------------------------------------------------------------------------------
+
+  /** vcpu_enter_guest: 1 to go on, 0 for an exit. */
+  #enter(): number {
+    const vcpu = this.#vcpu;
+    const { events, lapic } = vcpu;
+    if (events.tripleFault) {
+      events.tripleFault = false;
+      this.#page.exitReason = KVM_EXIT_SHUTDOWN;
+      return 0;
+    }
+    this.#takeNmis();
+    if (vcpu.pendingIoapicEoi >= 0) {
+      this.#page.ioapicEoi(vcpu.pendingIoapicEoi);
+      vcpu.pendingIoapicEoi = -1;
+      return 0;
+    }
+    if (lapic !== undefined) {
+      if (lapic.pendingEvents !== 0) {
+        storeRegisters(this.cpu.state, vcpu);
+        acceptEvents(vcpu);
+        loadRegisters(this.cpu.state, vcpu);
+        this.cpu.memory.flush();
+        if (vcpu.mpState !== KVM_MP_STATE_RUNNABLE) return 1;
+      }
+      lapic.eventRequested = false;
+    }
+    if (!this.#inject()) return events.tripleFault ? 1 : 0;
+    return this.#execute();
+  }
+
+  /** How many instructions run before the next look at events. */
+  get #batch(): number {
+    if (this.#emulated) return BATCH;
+    const { events } = this.#vcpu;
+    if (this.#page.wantsInterruptWindow || events.nmi.pending !== 0 || this.#shadow !== 0) return 1;
+    return hasInterrupt(this.#vcpu) ? 1 : BATCH;
+  }
+
+  #execute(): number {
+    const { cpu } = this;
+    const vcpu = this.#vcpu;
+    const { kernel } = vcpu.vcpu.vm;
+    const { lapic } = vcpu;
+    const batch = this.#batch;
+    const { memory } = cpu;
+    const { nanosecondsPerInstruction } = this.#policy;
+    const debugged = vcpu.debug.control !== 0;
+    for (let count = 0; count < batch; count++) {
+      this.#budget--;
+      if (nanosecondsPerInstruction !== 0) kernel.clock.advance(nanosecondsPerInstruction);
+      const trap = (cpu.state.r32[2 * RFLAGS] & TF) !== 0;
+      const stop = cpu.step();
+      if (stop !== RUNNING) return this.#stopped(stop);
+      if (memory.postedCount !== 0) {
+        this.#posted = 0;
+        this.#unfinished = "writes";
+        return this.#showPosted();
+      }
+      if (cpu.halted) return this.#halt();
+      if (debugged && (vcpu.debug.control & GUESTDBG_SINGLESTEP) !== 0) return this.#singleStep();
+      if (trap && !cpu.again) {
+        cpu.state.c64[DR6] |= BigInt(DR6_BS);
+        vcpu.events.queueException(DB_VECTOR);
+        return 1;
+      }
+      if (!this.#emulated && (lapic?.eventRequested === true || kernel.work.pending !== 0)) return 1;
+      if (vcpu.pendingIoapicEoi >= 0 && !this.#emulated) return 1;
+    }
+    return 1;
+  }
+
+  #stopped(stop: number): number {
+    const { cpu } = this;
+    const { memory } = cpu;
+    switch (stop) {
+      case EXCEPTION:
+        return this.#raised();
+      case WAITING:
+        return this.#wait();
+      case SHUTDOWN:
+        this.#vcpu.events.tripleFault = true;
+        return 1;
+      case UNHANDLED:
+        memory.forget();
+        this.#failEmulation();
+        return 0;
+      default:
+        return 1;
+    }
+  }
+
+  #halt(): number {
+    const vcpu = this.#vcpu;
+    if (vcpu.lapic === undefined) {
+      this.#page.exitReason = KVM_EXIT_HLT;
+      return 0;
+    }
+    vcpu.mpState = KVM_MP_STATE_HALTED;
+    return 1;
+  }
+
+  // ---- exits -----------------------------------------------------------------------------------------------------
+
+  /** An instruction waits for user space. */
+  #wait(): number {
+    const { memory } = this.cpu;
+    const page = this.#page;
+    const { exitAddress, exitLength, exitCount } = memory;
+    switch (memory.exit) {
+      case EXIT_PORT_IN:
+        page.io(false, exitLength, exitAddress, exitCount);
+        this.#unfinished = "port";
+        return 0;
+      case EXIT_PORT_OUT:
+        page.io(true, exitLength, exitAddress, 1);
+        page.bytes.set(memory.data.subarray(0, exitLength), PIO_DATA);
+        this.#unfinished = "out";
+        if (exitAddress === 0x7e && (this.#vcpu.vm.settings.disabledQuirks & QUIRK_OUT_7E) === 0)
+          this.#skipOut();
+        return 0;
+      case EXIT_MMIO:
+        page.mmio(false, exitAddress, exitLength);
+        this.#unfinished = "mmio";
+        return 0;
+      case EXIT_RDMSR:
+      case EXIT_WRMSR:
+        page.msr(memory.exit === EXIT_WRMSR, this.#bus.msrReason, exitAddress, this.cpu.msrValue);
+        this.#unfinished = "msr";
+        return 0;
+      default:
+        this.#failEmulation();
+        return 0;
+    }
+  }
+
+  /** The quirk of port 0x7e: RIP moves on before the exit. */
+  #skipOut(): void {
+    this.cpu.memory.answer(this.cpu.memory.data, 0, 0);
+    this.cpu.step();
+    this.#unfinished = "nothing";
+  }
+
+  #showPosted(): number {
+    const { memory } = this.cpu;
+    const page = this.#page;
+    const index = this.#posted;
+    const address = memory.postedAddress[index];
+    const length = memory.postedLength[index];
+    const data = memory.posted.subarray(8 * index, 8 * index + length);
+    if (memory.postedPort[index] !== 0) {
+      page.io(true, length, address, 1);
+      page.bytes.set(data, PIO_DATA);
+    } else {
+      page.mmio(true, address, length);
+      page.bytes.set(data, MMIO_DATA);
+    }
+    return 0;
+  }
+
+  /** Hands over what user space answered, and runs the instruction that waits: 1 to go on, 0 for another exit. */
+  #finishLast(): number {
+    const { cpu } = this;
+    const { memory } = cpu;
+    const { bytes } = this.#page;
+    const unfinished = this.#unfinished;
+    this.#unfinished = "nothing";
+    switch (unfinished) {
+      case "nothing":
+        return 1;
+      case "writes":
+        if (++this.#posted < memory.postedCount) {
+          this.#unfinished = "writes";
+          return this.#showPosted();
+        }
+        memory.postedCount = 0;
+        return 1;
+      case "port": {
+        const length = memory.exitLength * memory.exitCount;
+        cpu.portBuffer.set(bytes.subarray(PIO_DATA, PIO_DATA + length));
+        cpu.portAt = 0;
+        cpu.portEnd = length;
+        break;
+      }
+      case "mmio":
+        memory.answer(bytes, MMIO_DATA, memory.exitLength);
+        break;
+      case "out":
+        memory.answer(bytes, PIO_DATA, 0);
+        break;
+      case "msr":
+        cpu.msrAnswered = true;
+        cpu.msrFailed = bytes[MSR_ERROR] !== 0;
+        cpu.msrValue = load64(bytes, MSR_DATA);
+        break;
+    }
+    const stop = cpu.step();
+    if (stop !== RUNNING) return this.#stopped(stop);
+    if (memory.postedCount === 0) return 1;
+    this.#posted = 0;
+    this.#unfinished = "writes";
+    return this.#showPosted();
+  }
+
+  /** KVM_EXIT_INTERNAL_ERROR with the bytes of the instruction (prepare_emulation_failure_exit). */
+  #failEmulation(): void {
+    const length = this.#instructionBytes();
+    this.#page.emulationFailure(this.#instruction, length, this.#emulated ? PVM_EXIT_INFO : 0);
+  }
+
+  /** The bytes at RIP, as many as one instruction may have and one page holds. */
+  #instructionBytes(): number {
+    const { cpu } = this;
+    const { memory } = cpu;
+    const linear = cpu.codeAddress();
+    const length = Math.min(INSTRUCTION_BYTES, 4096 - (linear & 4095));
+    memory.stop = RUNNING;
+    if (!memory.findCode(linear, cpu.user)) return 0;
+    const at = memory.codeAt + (linear & 4095);
+    this.#instruction.set(memory.codeBytes.subarray(at, at + length));
+    return length;
+  }
+
+  #singleStep(): number {
+    const { cpu } = this;
+    this.#page.debug(DB_VECTOR, cpu.codeAddress(), DR6_FIXED | DR6_BS, Number(cpu.state.c64[DR7]));
+    return 0;
+  }
+
+  // ---- events ----------------------------------------------------------------------------------------------------
+
+  /** An instruction raised an exception: it waits for the next entry, unless a debugger wants it. */
+  #raised(): number {
+    const { cpu } = this;
+    const { memory } = cpu;
+    const vcpu = this.#vcpu;
+    const { vector, errorCode } = memory;
+    memory.forget();
+    if (vector === BP_VECTOR && (vcpu.debug.control & GUESTDBG_USE_SW_BP) !== 0) {
+      this.#page.debug(BP_VECTOR, cpu.codeAddress(), DR6_FIXED, Number(cpu.state.c64[DR7]));
+      return 0;
+    }
+    if (vector === PAGE_FAULT) memory.storeFaultAddress();
+    if (cpu.invalidOpcode && this.#emulated) {
+      const reason = this.#page.exitReason;
+      this.#failEmulation();
+      this.#page.exitReason = reason;
+    }
+    vcpu.events.queueException(vector, errorCode >= 0 ? errorCode : undefined);
+    return 1;
+  }
+
+  /** kvm_check_and_inject_events: false where it ended in an exit or a triple fault. */
+  #inject(): boolean {
+    const { events } = this.#vcpu;
+    const { exception, nmi, interrupt } = events;
+    const { state } = this.cpu;
+    if (exception.injected || exception.pending) {
+      if (exception.pending && isFault(exception.vector)) state.r32[2 * RFLAGS] |= RF;
+      exception.pending = false;
+      exception.injected = false;
+      return this.#deliver(exception.vector, "exception", exception.hasErrorCode ? exception.errorCode : -1);
+    }
+    if (nmi.injected) {
+      nmi.injected = false;
+      state.nmiMasked = true;
+      return this.#deliver(NMI_VECTOR, "external", -1);
+    }
+    if (interrupt.injected) {
+      interrupt.injected = false;
+      return this.#deliver(interrupt.nr, "external", -1);
+    }
+    if (nmi.pending !== 0 && !state.nmiMasked && this.#shadow === 0) {
+      nmi.pending--;
+      state.nmiMasked = true;
+      return this.#deliver(NMI_VECTOR, "external", -1);
+    }
+    if ((state.r32[2 * RFLAGS] & IF) === 0 || this.#shadow !== 0) return true;
+    const vector = takeInterrupt(this.#vcpu, this.#emulated);
+    if (vector < 0) return true;
+    interrupt.nr = vector;
+    interrupt.soft = false;
+    return this.#deliver(vector, "external", -1);
+  }
+
+  /** Goes to a handler. A fault on the way there is delivered instead, or becomes a double or a triple fault. */
+  #deliver(vector: number, source: "external" | "exception", errorCode: number): boolean {
+    const { cpu } = this;
+    const { memory } = cpu;
+    const { events } = this.#vcpu;
+    let now = vector;
+    let code = errorCode;
+    let kind: "external" | "exception" = source;
+    // a double fault follows the second fault, the end the third
+    for (let depth = 0; depth < 4; depth++) {
+      const stop = cpu.deliver(now, kind, code);
+      if (stop === RUNNING) return true;
+      if (stop !== EXCEPTION) {
+        this.#failEmulation();
+        return false;
+      }
+      if (memory.vector === PAGE_FAULT) memory.storeFaultAddress();
+      if (kind === "exception" && now === DF_FAULT) break;
+      const doubled = kind === "exception" && isContributory(now, memory.vector);
+      now = doubled ? DF_FAULT : memory.vector;
+      code = doubled ? 0 : memory.errorCode;
+      kind = "exception";
+    }
+    events.tripleFault = true;
+    return false;
+  }
+}
+
+/** Whether the instruction that raised it is run again after the handler. */
+const isFault = (vector: number): boolean =>
+  vector !== DB_VECTOR &&
+  vector !== BP_VECTOR &&
+  vector !== 4 &&
+  vector !== DF_FAULT &&
+  vector !== MACHINE_CHECK;
+
+/** #DE, #TS, #NP, #SS, #GP */
+const contributory = (vector: number): boolean => vector === 0 || (vector >= 10 && vector <= 13);
+
+/** Whether two exceptions in a row make a double fault (SDM volume 3, table "Conditions for Generating a Double Fault"). */
+function isContributory(first: number, second: number): boolean {
+  if (contributory(first)) return contributory(second);
+  return first === PAGE_FAULT && (contributory(second) || second === PAGE_FAULT);
+}
