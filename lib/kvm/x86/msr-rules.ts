@@ -6,7 +6,7 @@
  *
  * Missing: the MSRs of nested virtualisation, Hyper-V and the PMU beyond the few that this kernel knows.
  */
-import { LAPIC_DONE } from "../../hardware/lapic.ts";
+import { LAPIC_FAULT, LAPIC_SEND_IPI } from "../../hardware/lapic.ts";
 import { hostTsc, hostTscKhz } from "./clock.ts";
 import { EFER_LMA, EFER_LME, EFER_NX, EFER_SCE } from "./registers.ts";
 import type { X86Vcpu } from "./vcpu.ts";
@@ -169,7 +169,7 @@ const tscDeadline: MsrRule = {
 /** 0x800 to 0x8ff, once the local APIC is in x2APIC mode. */
 const x2apic: MsrRule = {
   read({ lapic, vcpu }, index) {
-    if (lapic === undefined || lapic.readMsr(index, vcpu.vm.kernel.clock.now) !== LAPIC_DONE)
+    if (lapic === undefined || (lapic.readMsr(index, vcpu.vm.kernel.clock.now) & LAPIC_FAULT) !== 0)
       return undefined;
     return (BigInt(lapic.valueHi >>> 0) << 32n) | BigInt(lapic.valueLo >>> 0);
   },
@@ -178,8 +178,9 @@ const x2apic: MsrRule = {
     if (lapic === undefined) return false;
     const now = vcpu.vcpu.vm.kernel.clock.now;
     const result = lapic.writeMsr(index, Number(value & 0xffff_ffffn), Number(value >> 32n), now);
+    if ((result & LAPIC_SEND_IPI) !== 0) vcpu.vm.irqchip!.bus.deliver(lapic.ipi, lapic);
     lapicClock!.follow();
-    return result === LAPIC_DONE;
+    return (result & LAPIC_FAULT) === 0;
   },
 };
 
