@@ -271,3 +271,159 @@ function writeCtlr(gic: Gic, cpu: GicCpu, value: number): number {
   cpu.control.eoim = (value >>> 1) & 1;
   return 0;
 }
+
+// ---- the guest's side ----------------------------------------------------------------------------------------------------
+
+/** Registers that only a guest reaches, in the same 16 bits. */
+export const ICC_IAR0_EL1 = 0xc640;
+export const ICC_EOIR0_EL1 = 0xc641;
+export const ICC_HPPIR0_EL1 = 0xc642;
+export const ICC_DIR_EL1 = 0xc659;
+export const ICC_RPR_EL1 = 0xc65b;
+export const ICC_SGI1R_EL1 = 0xc65d;
+export const ICC_IAR1_EL1 = 0xc660;
+export const ICC_EOIR1_EL1 = 0xc661;
+export const ICC_HPPIR1_EL1 = 0xc662;
+/** Interrupt numbers that mean something else. */
+const FIRST_SPECIAL = 1020;
+const LAST_SPECIAL = 1023;
+
+const isSpecial = (intid: number): boolean => intid >= FIRST_SPECIAL && intid <= LAST_SPECIAL;
+
+const pendingNumber = (cpu: GicCpu, group?: number): number => {
+  const lr = highestPending(cpu);
+  return lr === undefined || (group !== undefined && lr.group !== group) ? SPURIOUS : lr.irq.intid;
+};
+
+/** A guest reads a system register of its GICv3 interface; what is none reads zero. */
+export function guestReadSysreg(gic: Gic, cpu: GicCpu, register: number): number {
+  switch (register) {
+    case ICC_IAR0_EL1:
+    case ICC_IAR1_EL1:
+      return acknowledge(cpu, register === ICC_IAR0_EL1 ? 0 : 1);
+    case ICC_HPPIR0_EL1:
+    case ICC_HPPIR1_EL1:
+      return pendingNumber(cpu, register === ICC_HPPIR0_EL1 ? 0 : 1);
+    case ICC_RPR_EL1:
+      return runningPriority(cpu);
+    default:
+      return Math.max(readSysreg(gic, cpu, register), 0);
+  }
+}
+
+/** A guest writes one. */
+export function guestWriteSysreg(gic: Gic, cpu: GicCpu, register: number, value: bigint): void {
+  const intid = Number(value & 0xff_ffffn);
+  switch (register) {
+    case ICC_EOIR0_EL1:
+    case ICC_EOIR1_EL1:
+      if (!isSpecial(intid)) endOfInterrupt(cpu, intid);
+      break;
+    case ICC_DIR_EL1:
+      deactivate(cpu, intid);
+      break;
+    case ICC_SGI1R_EL1:
+      sendSgi1r(gic, cpu, value);
+      break;
+    case ICC_CTLR_EL1:
+      cpu.control.cbpr = intid & 1;
+      cpu.control.eoim = (intid >>> 1) & 1;
+      break;
+    default:
+      writeSysreg(gic, cpu, register, value);
+  }
+}
+
+/**
+ * ICC_SGI1R_EL1: number in bits 27:24; to all others (bit 40), or to those of a list (bits 15:0) whose upper affinity is
+ * Aff3.Aff2.Aff1 (bits 55:48, 39:32, 23:16) (arch/arm64/kvm/vgic/vgic-mmio-v3.c:vgic_v3_dispatch_sgi, 6.1).
+ */
+function sendSgi1r(gic: Gic, sender: GicCpu, value: bigint): void {
+  const intid = Number((value >> 24n) & 0xfn);
+  const everyone = ((value >> 40n) & 1n) === 1n;
+  const list = Number(value & 0xffffn);
+  const cluster = Number(((value >> 32n) & 0xffn) << 16n) | Number(((value >> 16n) & 0xffn) << 8n);
+  if (!everyone && (value >> 48n) % 256n !== 0n) return;
+  for (const cpu of gic.cpus) {
+    const named =
+      (cpu.mpidr & 0xffff00) === cluster &&
+      (cpu.mpidr & 0xff) < 16 &&
+      ((list >>> (cpu.mpidr & 0xff)) & 1) === 1;
+    if (everyone ? cpu !== sender : named) gic.sendSgi(cpu, intid, sender.id);
+  }
+}
+
+/** Registers of a GICv2's processor interface as the guest has them. */
+const GICC_CTLR = 0x00;
+const GICC_PMR = 0x04;
+const GICC_BPR = 0x08;
+const GICC_IAR = 0x0c;
+const GICC_EOIR = 0x10;
+const GICC_RPR = 0x14;
+const GICC_HPPIR = 0x18;
+const GICC_ABPR = 0x1c;
+const GICC_IIDR = 0xfc;
+const GICC_DIR = 0x1000;
+
+/** A guest reads a word of its GICv2 interface, which stands in its memory (IHI 0048B 4.4). */
+export function guestReadInterface(cpu: GicCpu, offset: number): number {
+  const { control } = cpu;
+  switch (offset) {
+    case GICC_CTLR:
+      return (
+        control.grpen0 |
+        (control.grpen1 << 1) |
+        (control.ackctl << 2) |
+        (control.fiqen << 3) |
+        (control.cbpr << 4) |
+        (control.eoim << 9)
+      );
+    case GICC_PMR:
+      return control.pmr;
+    case GICC_BPR:
+      return control.bpr;
+    case GICC_ABPR:
+      return control.abpr;
+    case GICC_IAR:
+      return acknowledge(cpu);
+    case GICC_HPPIR:
+      return pendingNumber(cpu);
+    case GICC_RPR:
+      return runningPriority(cpu);
+    case GICC_IIDR:
+      return 0x0002_043b;
+    default:
+      return 0;
+  }
+}
+
+/** A guest writes one. */
+export function guestWriteInterface(cpu: GicCpu, offset: number, value: number): void {
+  const { control } = cpu;
+  const bit = (shift: number) => (value >>> shift) & 1;
+  switch (offset) {
+    case GICC_CTLR:
+      control.grpen0 = bit(0);
+      control.grpen1 = bit(1);
+      control.ackctl = bit(2);
+      control.fiqen = bit(3);
+      control.cbpr = bit(4);
+      control.eoim = bit(9);
+      break;
+    case GICC_PMR:
+      control.pmr = value & 0xf8;
+      break;
+    case GICC_BPR:
+      control.bpr = value & 7;
+      break;
+    case GICC_ABPR:
+      control.abpr = value & 7;
+      break;
+    case GICC_EOIR:
+      if (!isSpecial(value & 0x3ff)) endOfInterrupt(cpu, value);
+      break;
+    case GICC_DIR:
+      deactivate(cpu, value);
+      break;
+  }
+}

@@ -3,7 +3,7 @@
  * (ENOEXEC before), then the interrupt controller goes to the bus, then timer and PMU are checked
  * (arch/arm64/kvm/arm.c:kvm_arch_vcpu_run_pid_change, 6.1).
  *
- * Without a guest to run (see Arm64Vm) KVM_RUN behaves as a guest that loops until a signal comes: EINTR.
+ * Guests are scripts (guest.ts). Without one, KVM_RUN behaves as a guest that loops until a signal comes: EINTR.
  */
 import { EINTR, EINVAL, ENOEXEC, EPERM } from "../../abi/errno.ts";
 import { KVM_EXIT_INTR } from "../../abi/kvm.ts";
@@ -12,10 +12,12 @@ import { store32 } from "../../abi/struct.ts";
 import { GicCpu } from "../../hardware/gic.ts";
 import type { VcpuArch } from "../arch.ts";
 import type { Vcpu } from "../vcpu.ts";
+import { type Guest, GuestRunner } from "./guest.ts";
 import type { Arm64Vm } from "./vm.ts";
 
 /** KVM_MP_STATE_RUNNABLE */
 const RUNNABLE = 0;
+const IMMEDIATE_EXIT = KvmRun.offsetOf.immediate_exit;
 
 export class Arm64Vcpu implements VcpuArch {
   readonly vm: Arm64Vm;
@@ -43,6 +45,7 @@ export class Arm64Vcpu implements VcpuArch {
   readonly core = new Uint8Array(KvmRegs.size);
   /** by the id of KVM_GET_ONE_REG: timers, firmware, system registers that were written */
   readonly registers = new Map<bigint, bigint>();
+  #guest: GuestRunner | undefined;
 
   constructor(vm: Arm64Vm, vcpu: Vcpu) {
     this.vm = vm;
@@ -71,8 +74,15 @@ export class Arm64Vcpu implements VcpuArch {
   run(): number {
     const refused = this.prepare();
     if (refused < 0) return refused;
+    if (this.vcpu.pages[IMMEDIATE_EXIT] !== 0) return -EINTR;
+    if (this.#guest !== undefined && this.mpState === RUNNABLE) return this.#guest.run();
     store32(this.vcpu.pages, KvmRun.offsetOf.exit_reason, KVM_EXIT_INTR);
     return -EINTR;
+  }
+
+  /** Puts a guest on the vCPU: from now on KVM_RUN runs it. */
+  load(guest: Guest): void {
+    this.#guest = new GuestRunner(this, guest);
   }
 
   /** What KVM_RUN does before the guest is entered for the first time. */

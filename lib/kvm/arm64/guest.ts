@@ -1,0 +1,226 @@
+/**
+ * An arm64 guest written in TypeScript: a generator stands in for machine code and yields one thing after the other that
+ * a guest does. What KVM or the hardware handles comes back as the answer; an access to memory that is neither RAM nor
+ * in the kernel becomes KVM_EXIT_MMIO, and the answer is what user space put into `struct kvm_run` before the next
+ * KVM_RUN.
+ *
+ *     function* guest() {
+ *       yield* writeRegister(ICC_IGRPEN1_EL1, 1);
+ *       yield* store(0x0800_0000, 4, 0x12);          // GICD_CTLR
+ *       let intid = yield* readRegister(ICC_IAR1_EL1);
+ *       while (intid === 1023) {
+ *         yield* wfi();
+ *         intid = yield* readRegister(ICC_IAR1_EL1);
+ *       }
+ *       yield* writeRegister(ICC_EOIR1_EL1, intid);
+ *     }
+ *
+ * kvm_run: exit_reason @8; mmio: phys_addr u64 @32, data[8] @40, len u32 @48, is_write u8 @52. Address, length and
+ * direction are written even where the kernel takes the access, the data of a write only for an exit
+ * (arch/arm64/kvm/mmio.c:io_mem_abort, 6.1).
+ *
+ * Missing: hypercalls (PSCI), timers.
+ */
+import { EINTR } from "../../abi/errno.ts";
+import { KVM_EXIT_INTR, KVM_EXIT_MMIO } from "../../abi/kvm.ts";
+import { KVM_VGIC_V2_CPU_SIZE, KvmRun } from "../../abi/kvm-arm64.ts";
+import { load32, store32, store64 } from "../../abi/struct.ts";
+import {
+  guestReadInterface,
+  guestReadSysreg,
+  guestWriteInterface,
+  guestWriteSysreg,
+  load as loadListRegisters,
+  maintenance,
+  save as saveListRegisters,
+} from "../../hardware/gic-cpu-interface.ts";
+import type { Arm64Vcpu } from "./vcpu.ts";
+import { UNDEFINED } from "./vgic.ts";
+
+const EXIT_REASON = KvmRun.offsetOf.exit_reason;
+const MMIO = 32;
+const MMIO_DATA = MMIO + 8;
+const MMIO_LENGTH = MMIO + 16;
+const MMIO_IS_WRITE = MMIO + 20;
+
+/** What a guest does. */
+export type GuestAction =
+  | { readonly do: "store"; readonly address: number; readonly width: number; readonly value: bigint }
+  | { readonly do: "load"; readonly address: number; readonly width: number }
+  | { readonly do: "read"; readonly register: number }
+  | { readonly do: "write"; readonly register: number; readonly value: bigint }
+  | { readonly do: "wfi" };
+
+/** The value of a load or of a register; 0 otherwise. */
+export type Guest = Generator<GuestAction, void, bigint>;
+export type Step<V> = Generator<GuestAction, V, bigint>;
+
+/** Writes memory: RAM, a register frame, or an exit. */
+export function* store(address: number, width: number, value: number | bigint): Step<void> {
+  yield { do: "store", address, width, value: BigInt(value) };
+}
+
+/** Reads memory. */
+export function* load(address: number, width: number): Step<bigint> {
+  return yield { do: "load", address, width };
+}
+
+/** Reads a register of the processor's interrupt interface (ICC_…_EL1 of gic-cpu-interface.ts). */
+export function* readRegister(register: number): Step<number> {
+  return Number(yield { do: "read", register });
+}
+
+/** Writes one. */
+export function* writeRegister(register: number, value: number | bigint): Step<void> {
+  yield { do: "write", register, value: BigInt(value) };
+}
+
+/** Sleeps until an interrupt is pending; may end without one. */
+export function* wfi(): Step<void> {
+  yield { do: "wfi" };
+}
+
+/** Runs a guest on a vCPU, from one exit to the next. */
+export class GuestRunner {
+  readonly #vcpu: Arm64Vcpu;
+  readonly #guest: Guest;
+  /** what it did last, where user space has to answer */
+  #exited: GuestAction | undefined;
+  #answer = 0n;
+
+  constructor(vcpu: Arm64Vcpu, guest: Guest) {
+    this.#vcpu = vcpu;
+    this.#guest = guest;
+  }
+
+  /** 0 for an exit; −EINTR where the guest waits for ever, or has ended. */
+  run(): number {
+    const { pages } = this.#vcpu.vcpu;
+    if (this.#exited?.do === "load") this.#answer = dataOf(pages, this.#exited.width);
+    this.#exited = undefined;
+    store32(pages, EXIT_REASON, 0);
+    this.#enter();
+    for (;;) {
+      const next = this.#guest.next(this.#answer);
+      if (next.done === true) break;
+      this.#answer = 0n;
+      const action = next.value;
+      if (action.do === "wfi") {
+        this.#leave();
+        if (!this.#vcpu.vm.vgic.gic.hasPending(this.#vcpu.cpu)) break;
+        this.#enter();
+      } else if (!this.#perform(action)) {
+        this.#exited = action;
+        store32(pages, EXIT_REASON, KVM_EXIT_MMIO);
+        return 0;
+      }
+    }
+    this.#leave();
+    store32(pages, EXIT_REASON, KVM_EXIT_INTR);
+    return -EINTR;
+  }
+
+  #enter(): void {
+    const { vm, cpu } = this.#vcpu;
+    cpu.kicked = false;
+    if (vm.vgic.initialized) loadListRegisters(vm.vgic.gic, cpu);
+  }
+
+  /** The guest is left: what it ended is told. */
+  #leave(): void {
+    const { vm, cpu } = this.#vcpu;
+    if (!vm.vgic.initialized) return;
+    saveListRegisters(vm.vgic.gic, cpu);
+    vm.vgic.notifyAcked();
+  }
+
+  /** Whether it is done without user space. */
+  #perform(action: Exclude<GuestAction, { do: "wfi" }>): boolean {
+    const { vm, cpu } = this.#vcpu;
+    const { gic } = vm.vgic;
+    switch (action.do) {
+      case "read":
+        this.#answer = BigInt(guestReadSysreg(gic, cpu, action.register));
+        return true;
+      case "write":
+        guestWriteSysreg(gic, cpu, action.register, action.value);
+        this.#afterInterface();
+        return true;
+      default:
+        return this.#memory(action);
+    }
+  }
+
+  /** The hardware calls the hypervisor where it was asked to; a new interrupt comes in at once. */
+  #afterInterface(): void {
+    const { cpu } = this.#vcpu;
+    if (!maintenance(cpu) && !cpu.kicked) return;
+    this.#leave();
+    this.#enter();
+  }
+
+  #memory(action: Extract<GuestAction, { do: "load" | "store" }>): boolean {
+    if (this.#ram(action) || this.#interface(action)) return true;
+    this.#leave();
+    const taken = this.#mmio(action);
+    if (taken) this.#enter();
+    return taken;
+  }
+
+  /** A slot of the guest's memory. */
+  #ram(action: Extract<GuestAction, { do: "load" | "store" }>): boolean {
+    const { memory } = this.#vcpu.vm.vgic;
+    if (!memory.visible(action.address)) return false;
+    const bytes = new Uint8Array(8);
+    if (action.do === "load") {
+      if (!memory.read(action.address, bytes.subarray(0, action.width))) return false;
+      this.#answer = value(bytes, 0, action.width);
+      return true;
+    }
+    store64(bytes, 0, BigInt.asUintN(64, action.value));
+    return memory.write(action.address, bytes.subarray(0, action.width));
+  }
+
+  /** The GICv2's processor interface: the guest reaches the hardware itself. */
+  #interface(action: Extract<GuestAction, { do: "load" | "store" }>): boolean {
+    const { vm, cpu } = this.#vcpu;
+    const { cpuBase, gic } = vm.vgic;
+    if (gic.version !== 2 || cpuBase === UNDEFINED) return false;
+    const offset = action.address - cpuBase;
+    if (offset < 0 || offset >= KVM_VGIC_V2_CPU_SIZE) return false;
+    if (action.do === "load") this.#answer = BigInt(guestReadInterface(cpu, offset) >>> 0);
+    else {
+      guestWriteInterface(cpu, offset, Number(action.value & 0xffff_ffffn));
+      this.#afterInterface();
+    }
+    return true;
+  }
+
+  #mmio(action: Extract<GuestAction, { do: "load" | "store" }>): boolean {
+    const { vm, cpu, vcpu } = this.#vcpu;
+    const { pages } = vcpu;
+    const { mmio } = vm.vm.buses;
+    const { address, width } = action;
+    const data = new Uint8Array(8);
+    vm.vgic.current = cpu;
+    if (action.do === "store") store64(data, 0, BigInt.asUintN(64, action.value));
+    const taken =
+      action.do === "store" ? mmio.write(address, width, data, 0) : mmio.read(address, width, data, 0);
+    store64(pages, MMIO, address);
+    store32(pages, MMIO_LENGTH, width);
+    pages[MMIO_IS_WRITE] = action.do === "store" ? 1 : 0;
+    if (action.do === "store" ? !taken : taken) pages.set(data.subarray(0, width), MMIO_DATA);
+    if (taken && action.do === "load") this.#answer = dataOf(pages, width);
+    return taken;
+  }
+}
+
+function value(bytes: Uint8Array, at: number, width: number): bigint {
+  let result = 0n;
+  for (let i = width - 1; i >= 0; i--) result = (result << 8n) | BigInt(bytes[at + i]);
+  return result;
+}
+
+/** What user space put into kvm_run. */
+const dataOf = (pages: Uint8Array, width: number): bigint =>
+  value(pages, MMIO_DATA, Math.min(width, load32(pages, MMIO_LENGTH)));

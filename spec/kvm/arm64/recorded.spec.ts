@@ -1,0 +1,42 @@
+/** What arm64 kernels answered: every call is answered the same. */
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { readTrace } from "../../../lib/trace/format.ts";
+import { describe as inWords, type KernelFactory, replay } from "../../../lib/trace/replay.ts";
+import { ioeventfdsAndInterrupt, withGuests } from "./guests.ts";
+
+const fixtures = new URL("../../../fixtures/", import.meta.url).pathname;
+
+const namesIn = (folder: string): string[] =>
+  readdirSync(join(fixtures, folder))
+    .filter((name) => name.endsWith(".jsonl.gz") && !name.includes("vfio"))
+    .sort();
+
+/** The calls of a trace, all of them identical. */
+function identical(path: string, kernel?: KernelFactory): number {
+  const result = replay(readTrace(join(fixtures, path)), kernel === undefined ? {} : { kernel });
+  expect(result.differences.map(inWords)).toEqual([]);
+  return result.calls;
+}
+
+describe("traces", () => {
+  const folders: [folder: string, traces: number, calls: number][] = [
+    ["traces/arm64-kvm-6.1", 11, 2435],
+    ["traces/arm64-kvm-6.12", 15, 3380],
+    ["traces/arm64-kvm-7.2", 12, 2246],
+  ];
+  test.each(folders)("%s: %i traces, %i calls", (folder, traces, calls) => {
+    const names = namesIn(folder);
+    expect(names).toHaveLength(traces);
+    const made = names.map((name) => identical(join(folder, name)));
+    expect(made.reduce((sum, count) => sum + count, 0)).toBe(calls);
+  });
+});
+
+describe("guests, with a script in place of the machine code", () => {
+  test.each(["6.1", "6.12", "7.2"])("arm64-kvm-%s/guest-code/guest", (release) => {
+    const path = `traces/arm64-kvm-${release}/guest-code/guest.jsonl.gz`;
+    expect(identical(path, withGuests(ioeventfdsAndInterrupt))).toBe(125);
+  });
+});
