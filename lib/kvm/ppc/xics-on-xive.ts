@@ -8,7 +8,7 @@
  *
  * The end of an interrupt is not noticed here: a resampling irqfd is never told (trace guest-code/powernv9-guest).
  *
- * Missing: interrupts of other servers in H_IPOLL, queues that are full.
+ * Missing: queues that are full.
  */
 import { EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENXIO, EPERM } from "../../abi/errno.ts";
 import { KVM_CAP_IRQ_XICS } from "../../abi/kvm.ts";
@@ -19,7 +19,7 @@ import {
 } from "../../abi/kvm-ppc.ts";
 import { load32, store32 } from "../../abi/struct.ts";
 import { XICS_IPI } from "../../hardware/xics.ts";
-import { PQ_IDLE, XIVE_MASKED, XiveProcessor, XiveSource } from "../../hardware/xive.ts";
+import { PQ_IDLE, PQ_QUEUED, XIVE_MASKED, XiveProcessor, XiveSource } from "../../hardware/xive.ts";
 import type { Argument } from "../../kernel/argument.ts";
 import type { DeviceAttr } from "../device.ts";
 import type { Vm } from "../vm.ts";
@@ -280,9 +280,7 @@ class XiveConnection implements Presenter {
       case H_IPI:
         return this.#sendIpi(first, registers.gpr(5));
       case H_IPOLL:
-        if (first !== this.#server) return H_PARAMETER;
-        registers.setGpr(4, ((this.#cppr << 24) | this.#scan(false)) >>> 0);
-        return H_SUCCESS;
+        return this.#poll(first);
     }
     return undefined;
   }
@@ -296,9 +294,19 @@ class XiveConnection implements Presenter {
     return ((before << 24) | irq) >>> 0;
   }
 
+  /** What H_XIRR would answer on a server, without taking it; every queue of another server is looked at. */
+  #poll(server: number): number {
+    const target = this.#xive.connections.get(server);
+    if (target === undefined) return H_PARAMETER;
+    const priority = target.#processor.pendingPriority;
+    const announced = priority < 8 ? 1 << priority : 0;
+    const irq = target.#scan(false, target === this ? this.#pending | announced : 0xff);
+    this.#vcpu.registers.setGpr(4, ((target.#cppr << 24) | irq) >>> 0);
+    return H_SUCCESS;
+  }
+
   /** The most favoured event that CPPR lets through, or an interrupt of another processor. */
-  #scan(fetch: boolean): number {
-    let pending = this.#pending;
+  #scan(fetch: boolean, pending = this.#pending): number {
     let irq = 0;
     let priority = XIVE_MASKED;
     while (irq === 0 && (this.mfrr !== XIVE_MASKED || pending !== 0)) {
@@ -334,7 +342,24 @@ class XiveConnection implements Presenter {
     const raised = cppr > this.#cppr;
     this.#cppr = cppr;
     if (raised) this.#pushPending();
+    else this.#giveAway(cppr);
     this.#processor.cppr = cppr;
+  }
+
+  /**
+   * Masked events of sources that have moved to another server since are triggered again there.
+   * book3s_xive.c:xive_vm_scan_for_rerouted_irqs (6.1)
+   */
+  #giveAway(cppr: number): void {
+    const { queues } = this.#processor;
+    for (let priority = cppr; priority < queues.length; priority++)
+      for (const irq of queues[priority].slice()) {
+        const state = irq === XICS_IPI ? undefined : this.#xive.base.source(irq);
+        if (state === undefined || state.server === this.#server) continue;
+        queues[priority].splice(queues[priority].indexOf(irq), 1);
+        state.hardware.exchange(PQ_QUEUED);
+        state.hardware.endOfInterrupt();
+      }
   }
 
   /** What is left is made pending in the hardware again, so that a new CPPR brings it. */

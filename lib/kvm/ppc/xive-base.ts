@@ -6,7 +6,7 @@
 import { EBUSY, EEXIST, EFAULT, EINVAL, ENOMEM } from "../../abi/errno.ts";
 import { KVM_INTERRUPT_SET_LEVEL, KVM_INTERRUPT_UNSET } from "../../abi/kvm-ppc.ts";
 import { load32 } from "../../abi/struct.ts";
-import { PQ_PENDING, XIVE_MASKED, type XiveProcessor, XiveSource } from "../../hardware/xive.ts";
+import { PQ_PENDING, PQ_QUEUED, XIVE_MASKED, type XiveProcessor, XiveSource } from "../../hardware/xive.ts";
 import type { Argument } from "../../kernel/argument.ts";
 import type { PpcVm } from "./vm.ts";
 
@@ -61,7 +61,7 @@ export class XiveSourceState {
   /** Unmasks: what was held back comes. book3s_xive.c:xive_finish_unmask (6.1) */
   unmask(priority: number): void {
     if (this.guestPriority === XIVE_MASKED) {
-      if (this.oldQ) this.hardware.exchange(3);
+      if (this.oldQ) this.hardware.exchange(PQ_QUEUED);
       if (!this.oldP) this.hardware.endOfInterrupt();
     }
     this.guestPriority = priority;

@@ -45,7 +45,7 @@ describe("guests, with a script in place of the machine code", () => {
     expect(identical(path, withGuests(ioeventfdsAndInterrupt))).toBeGreaterThan(100);
   });
 
-  test.each(namesIn("recorded/ppc64le-6.12/guest-code"))("hypercalls of two vCPUs: %s", (name) => {
+  test.each(namesIn("recorded/ppc64le-6.12/guest-code"))("hypercalls: %s", (name) => {
     expect(identical(join("recorded/ppc64le-6.12/guest-code", name), withGuests(mailboxes))).toBeGreaterThan(
       1000,
     );
