@@ -9,7 +9,7 @@ import { coverageCommand } from "./coverage.ts";
 import { explainCommand } from "./explain.ts";
 import { type FuzzOptions, fuzzCommand } from "./fuzz.ts";
 import { type Output, UsageError } from "./output.ts";
-import { replayCommand } from "./replay.ts";
+import { type ReplayCommandOptions, replayCommand } from "./replay.ts";
 
 const USAGE = 2;
 
@@ -30,7 +30,8 @@ export function run(args: readonly string[], output: Output): number {
     .option("--json", "print one JSON document")
     .option("--verbose", "print every difference, not only the first of each trace")
     .option("--report", "exit with 0 even if something differs")
-    .action((paths: string[], options: { json?: boolean; verbose?: boolean; report?: boolean }) => {
+    .option("--known <file>", "calls that are meant to differ", "fixtures/known-differences.json")
+    .action((paths: string[], options: ReplayCommandOptions) => {
       code = replayCommand(paths, options, output);
     });
   program

@@ -1,6 +1,8 @@
 /** `fake-kvm replay`: makes the calls of recorded traces on the fake kernel and tells what differs. */
+import { existsSync, readFileSync } from "node:fs";
 import cliProgress from "cli-progress";
 import { readTrace } from "../trace/format.ts";
+import { knownCalls } from "../trace/known.ts";
 import { describe, type KernelFactory, type ReplayResult, replay } from "../trace/replay.ts";
 import { traceFiles } from "./files.ts";
 import type { Output } from "./output.ts";
@@ -13,6 +15,8 @@ export interface ReplayCommandOptions {
   verbose?: boolean;
   /** differences are told, and are no failure */
   report?: boolean;
+  /** a list of calls that are meant to differ; left out where there is no such file */
+  known?: string;
   /** builds the kernel under test; the machine of the header by default */
   kernel?: KernelFactory;
 }
@@ -22,11 +26,17 @@ export function replayCommand(paths: string[], options: ReplayCommandOptions, ou
   const files = traceFiles(paths);
   const progress = output.interactive && files.length > 1 ? startProgress(files.length) : undefined;
   const results: ReplayResult[] = [];
+  const known =
+    options.known !== undefined && existsSync(options.known)
+      ? knownCalls(readFileSync(options.known, "utf8"))
+      : [];
   try {
     for (const { path, name } of files) {
       progress?.update(results.length, { name });
       const trace = { ...readTrace(path, path), name };
-      results.push(replay(trace, options.kernel === undefined ? {} : { kernel: options.kernel }));
+      results.push(
+        replay(trace, options.kernel === undefined ? { known } : { known, kernel: options.kernel }),
+      );
     }
   } finally {
     progress?.stop();
@@ -37,7 +47,11 @@ export function replayCommand(paths: string[], options: ReplayCommandOptions, ou
     output.print(table(results, output));
     if (options.verbose) for (const result of results) printDifferences(result, output);
     output.print(
-      `${results.length} traces, ${total.calls} calls, ${total.identical} identical, ${total.different} different`,
+      `${results.length} traces, ${total.calls} calls, ${total.identical} identical, ${total.different} different` +
+        (total.known === 0 ? "" : `, ${total.known} known`) +
+        (total.excludedBytes === 0
+          ? ""
+          : `, ${total.excludedBytes} bytes of unmodelled registers not compared`),
     );
   }
   return total.different === 0 || options.report === true ? 0 : 1;
@@ -57,9 +71,13 @@ function startProgress(count: number): cliProgress.SingleBar {
   return bar;
 }
 
-function sum(results: readonly ReplayResult[]): Pick<ReplayResult, "calls" | "identical" | "different"> {
-  const total = { calls: 0, identical: 0, different: 0 };
-  for (const { calls, identical, different } of results) {
+type Total = Pick<ReplayResult, "calls" | "identical" | "different" | "known" | "excludedBytes">;
+
+function sum(results: readonly ReplayResult[]): Total {
+  const total = { calls: 0, identical: 0, different: 0, known: 0, excludedBytes: 0 };
+  for (const { calls, identical, different, known, excludedBytes } of results) {
+    total.known += known;
+    total.excludedBytes += excludedBytes;
     total.calls += calls;
     total.identical += identical;
     total.different += different;

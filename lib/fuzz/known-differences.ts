@@ -1,6 +1,6 @@
 /**
  * Differences that are meant to be, each with its reason: a list of {"call", "what", "reason"}, where `what` is part of
- * the words that a difference is told in.
+ * the words that a difference is told in. Entries with a "trace" are about replays.
  */
 import type { Difference } from "./differential.ts";
 
@@ -12,7 +12,9 @@ interface Known {
 
 /** From the text of the list: the reason by which a difference is known, if it is. */
 export function knownDifferences(source: string): (difference: Difference) => string | undefined {
-  const list = JSON.parse(source) as readonly Known[];
+  const list = (JSON.parse(source) as readonly (Known | { trace: string })[]).filter(
+    (entry): entry is Known => !("trace" in entry),
+  );
   for (const entry of list)
     for (const key of ["call", "what", "reason"] as const)
       if (typeof entry[key] !== "string" || entry[key] === "")

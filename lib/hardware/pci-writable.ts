@@ -12,7 +12,6 @@ import {
   PCI_CACHE_LINE_SIZE,
   PCI_CAP_AF_SIZEOF,
   PCI_CAP_EXP_ENDPOINT_SIZEOF_V1,
-  PCI_CAP_EXP_ENDPOINT_SIZEOF_V2,
   PCI_CAP_ID_AF,
   PCI_CAP_ID_EXP,
   PCI_CAP_ID_MSI,
@@ -20,12 +19,22 @@ import {
   PCI_CAP_ID_PM,
   PCI_CAP_ID_VNDR,
   PCI_CAP_MSIX_SIZEOF,
+  PCI_CFG_SPACE_SIZE,
   PCI_COMMAND,
   PCI_COMMAND_INTX_DISABLE,
   PCI_COMMAND_IO,
   PCI_COMMAND_MASTER,
   PCI_COMMAND_MEMORY,
   PCI_COMMAND_SERR,
+  PCI_EXP_DEVCTL2,
+  PCI_EXT_CAP_ID_ACS,
+  PCI_EXT_CAP_ID_ARI,
+  PCI_EXT_CAP_ID_ATS,
+  PCI_EXT_CAP_ID_DSN,
+  PCI_EXT_CAP_ID_ERR,
+  PCI_EXT_CAP_ID_LTR,
+  PCI_EXT_CAP_ID_PRI,
+  PCI_EXT_CAP_ID_SRIOV,
   PCI_INTERRUPT_LINE,
   PCI_MSI_ADDRESS_HI,
   PCI_MSI_ADDRESS_LO,
@@ -39,6 +48,8 @@ import {
   PCI_MSIX_FLAGS_ENABLE,
   PCI_MSIX_FLAGS_MASKALL,
   PCI_PM_CTRL,
+  PCI_PM_CTRL_DATA_SCALE_MASK,
+  PCI_PM_CTRL_DATA_SEL_MASK,
   PCI_PM_CTRL_STATE_MASK,
   PCI_PM_SIZEOF,
   PCI_ROM_ADDRESS,
@@ -71,20 +82,40 @@ export function writableBits(
   }
   if (rom !== 0) store32(mask, PCI_ROM_ADDRESS, ~(rom - 1) | PCI_ROM_ADDRESS_ENABLE);
   for (const capability of capabilities(config)) maskCapability(config, mask, capability);
-  for (const { at, next } of extendedCapabilities(config)) mask.fill(0, at, extendedEnd(at, next, config));
+  if (config.length > PCI_CFG_SPACE_SIZE) mask.fill(0, PCI_CFG_SPACE_SIZE, PCI_CFG_SPACE_SIZE + 4);
+  for (const { id, at } of extendedCapabilities(config)) {
+    mask.fill(0, at, Math.min(at + (EXTENDED_SIZE.get(id) ?? 4), config.length));
+    if (id === PCI_EXT_CAP_ID_ERR) maskErrors(config, mask, at);
+  }
   return mask;
 }
 
-/** Where an extended capability ends at the latest: its length is known to few; 0x58 covers the largest common ones. */
-const extendedEnd = (at: number, next: number, config: Uint8Array): number =>
-  Math.min(next > at ? next : config.length, at + 0x58, config.length);
+/** Bytes of extended capabilities whose registers are not simply kept. */
+const EXTENDED_SIZE = new Map<number, number>([
+  [PCI_EXT_CAP_ID_ERR, 0x48],
+  [PCI_EXT_CAP_ID_DSN, 12],
+  [PCI_EXT_CAP_ID_ARI, 8],
+  [PCI_EXT_CAP_ID_ATS, 8],
+  [PCI_EXT_CAP_ID_PRI, 16],
+  [PCI_EXT_CAP_ID_SRIOV, 0x40],
+  [PCI_EXT_CAP_ID_LTR, 8],
+  [PCI_EXT_CAP_ID_ACS, 8],
+]);
+
+/** Severity, correctable mask, and the enable bits of end-to-end checks that the function can do. */
+function maskErrors(config: Uint8Array, mask: Uint8Array, at: number): void {
+  store32(mask, at + 12, 0x03ff_f030);
+  store32(mask, at + 20, 0x0000_f1c1);
+  const can = config[at + 24];
+  store32(mask, at + 24, ((can & 0x20) << 1) | ((can & 0x80) << 1));
+}
 
 function maskCapability(config: Uint8Array, mask: Uint8Array, { id, at }: Capability): void {
   const own = (size: number): void => void mask.fill(0, at, Math.min(at + size, config.length));
   switch (id) {
     case PCI_CAP_ID_PM:
       own(PCI_PM_SIZEOF);
-      store16(mask, at + PCI_PM_CTRL, PCI_PM_CTRL_STATE_MASK);
+      store16(mask, at + PCI_PM_CTRL, PCI_PM_CTRL_STATE_MASK | dataSelect(config, at));
       break;
     case PCI_CAP_ID_MSI:
       maskMsi(config, mask, at);
@@ -94,7 +125,8 @@ function maskCapability(config: Uint8Array, mask: Uint8Array, { id, at }: Capabi
       store16(mask, at + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL);
       break;
     case PCI_CAP_ID_EXP:
-      own((config[at + 2] & 15) === 1 ? PCI_CAP_EXP_ENDPOINT_SIZEOF_V1 : PCI_CAP_EXP_ENDPOINT_SIZEOF_V2);
+      own((config[at + 2] & 15) === 1 ? PCI_CAP_EXP_ENDPOINT_SIZEOF_V1 : EXP_SIZE_V2);
+      if ((config[at + 2] & 15) !== 1) store16(mask, at + PCI_EXP_DEVCTL2, EXP_DEVCTL2_PREFIX_BLOCKING);
       break;
     case PCI_CAP_ID_AF:
       own(PCI_CAP_AF_SIZEOF);
@@ -107,6 +139,14 @@ function maskCapability(config: Uint8Array, mask: Uint8Array, { id, at }: Capabi
       own(4);
   }
 }
+
+/** The selector of the data register, where the scale says that there is one. */
+const dataSelect = (config: Uint8Array, at: number): number =>
+  (load16(config, at + PCI_PM_CTRL) & PCI_PM_CTRL_DATA_SCALE_MASK) !== 0 ? PCI_PM_CTRL_DATA_SEL_MASK : 0;
+
+/** The capability with all its slot and root registers (PCI Express base specification, 7.5.3). */
+const EXP_SIZE_V2 = 0x3c;
+const EXP_DEVCTL2_PREFIX_BLOCKING = 0x8000;
 
 function maskMsi(config: Uint8Array, mask: Uint8Array, at: number): void {
   const control = load16(config, at + PCI_MSI_FLAGS);

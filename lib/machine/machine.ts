@@ -88,6 +88,11 @@ export class Machine {
     return this.vfio === undefined ? -ENOENT : writeSysfs(this.vfio, path, value);
   }
 
+  /** Bytes of device files that were read since the last call, and stand for registers that no model knows. */
+  unmodelledReads(): { offset: number; length: number }[] {
+    return this.pci?.unmodelled.splice(0) ?? [];
+  }
+
   /** A process gives a capability up: `CAP_IPC_LOCK`, and RLIMIT_MEMLOCK counts for it. */
   dropCapability(process: Process, name: string): void {
     process.dropped.add(name);

@@ -1,4 +1,12 @@
 /** The PCI devices of a profile as hardware: configuration, BARs, models by vendor and device, wired to the host. */
+import {
+  PCI_CAP_ID_EXP,
+  PCI_CAP_ID_PM,
+  PCI_CAP_ID_VNDR,
+  PCI_EXP_DEVCTL,
+  PCI_PM_CTRL,
+  PCI_PM_CTRL_DATA_SEL_MASK,
+} from "../abi/pci.ts";
 import { Edu } from "../hardware/edu.ts";
 import {
   AMD_TABLE_ENTRIES,
@@ -7,6 +15,7 @@ import {
   type RemappingKind,
 } from "../hardware/interrupt-remapping.ts";
 import { Ivshmem } from "../hardware/ivshmem.ts";
+import { capabilities } from "../hardware/pci-capabilities.ts";
 import { type PciBar, PciDevice, type PciModel, type ResetMethod } from "../hardware/pci-device.ts";
 import { VectorMatrix } from "../hardware/vector-matrix.ts";
 import { HostIrqs } from "../kernel/irq.ts";
@@ -97,7 +106,10 @@ export class MachinePci implements PciHardware {
       wide: bar["64bit"] === true,
       prefetchable: bar.prefetchable === true,
     }));
+    const writable =
+      vendor === "0x1af4" ? virtioWritable(config) : id === "0x10d3" ? e1000eWritable(config) : [];
     const device = new PciDevice({
+      writable,
       address: bdf,
       config,
       bars,
@@ -128,6 +140,27 @@ export class MachinePci implements PciHardware {
     return !(above?.vendor === "0x1b36" && above.device === "0x000c");
   }
 }
+
+/**
+ * What a virtio function lets be written beyond the usual: its error reporting, and the window into its BARs, a vendor
+ * capability of type 5 (virtio specification 1.2, 4.1.4.9): BAR, offset, length, data.
+ */
+function virtioWritable(config: Uint8Array): [offset: number, mask: number][] {
+  const bytes: [number, number][] = [];
+  for (const { id, at } of capabilities(config)) {
+    if (id === PCI_CAP_ID_EXP) bytes.push([at + PCI_EXP_DEVCTL, 0x0f]);
+    if (id !== PCI_CAP_ID_VNDR || config[at + 3] !== 5) continue;
+    bytes.push([at + 4, 0xff]);
+    for (let offset = 8; offset < 20; offset++) bytes.push([at + offset, 0xff]);
+  }
+  return bytes;
+}
+
+/** An 82574L keeps the selector of a data register that it does not have. */
+const e1000eWritable = (config: Uint8Array): [offset: number, mask: number][] =>
+  capabilities(config)
+    .filter(({ id }) => id === PCI_CAP_ID_PM)
+    .map(({ at }) => [at + PCI_PM_CTRL + 1, PCI_PM_CTRL_DATA_SEL_MASK >> 8]);
 
 function remappingOf({ host }: Profile, behaviour: InterruptBehaviour): InterruptRemapping {
   const kind = (host.intremap === true ? (host.iommu ?? null) : null) as RemappingKind;

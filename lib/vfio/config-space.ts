@@ -253,7 +253,7 @@ export class VfioConfigSpace {
         this.#msiPermissions(at);
         break;
       case PCI_CAP_ID_VNDR:
-        this.#canWrite.fill(0xff, at, at + length);
+        this.#canWrite.fill(0xff, at + 2, at + length);
         break;
       case PCI_CAP_ID_EXP:
         this.#word(

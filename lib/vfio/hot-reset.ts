@@ -73,7 +73,8 @@ export function hotReset(device: PciVfioDevice, process: Process, user: Argument
   if (!user.readable(size)) return -EFAULT;
   const { argsz, flags, count } = VfioPciHotReset.at(user.bytes, user.at);
   if (argsz < size || flags !== 0) return -EINVAL;
-  if (count === 0 && device.host.behaviour.vfioHotResetCountFirst) return -EINVAL;
+  const byCharacterDevice = device.group.openedFile === undefined;
+  if ((count === 0) !== byCharacterDevice && device.host.behaviour.vfioHotResetCountFirst) return -EINVAL;
   const functions = affected(device);
   if (functions === undefined) return -ENODEV;
   if (count === 0 || count > functions.length) return -EINVAL;
