@@ -176,6 +176,7 @@ describe("files", () => {
       "abi/index.ts",
       "trace/index.ts",
       "cli/main.ts",
+      "examples/seeds.ts",
       "native/native.ts",
     ]);
     const dead = sources.filter(({ path, name }) => !imported.has(path) && !entries.has(name));

@@ -1,0 +1,42 @@
+/** The five threads: a table, the failures that exploration finds, and the claims of those who took part. */
+import { type ExploreOptions, explore } from "../fuzz/explore/explore.ts";
+import { toText } from "../fuzz/explore/report.ts";
+import type { Program } from "../fuzz/explore/run.ts";
+import type { Claim } from "./claims.ts";
+import * as msiToGsi from "./msi-to-gsi.ts";
+import { claims as msiToGsiClaims } from "./msi-to-gsi-claims.ts";
+
+/** A program that goes wrong under some schedule. */
+export interface Search {
+  readonly program: Program;
+  readonly options: ExploreOptions;
+}
+
+export interface Thread {
+  readonly name: string;
+  print(): string;
+  readonly failures: readonly Search[];
+  readonly claims: readonly Claim[];
+}
+
+const all: ExploreOptions = { strategy: { exhaustive: {} } };
+
+export const threads: readonly Thread[] = [
+  {
+    name: "000 MSI message to GSI",
+    print: msiToGsi.print,
+    failures: [
+      { program: msiToGsi.hotPlug("irqchip"), options: all },
+      { program: msiToGsi.twoRoutes(false), options: all },
+    ],
+    claims: msiToGsiClaims,
+  },
+];
+
+/** What exploration says of a program: the shrunk run, or that nothing was found. */
+export function found({ program, options }: Search): string {
+  const { counterexample, runs } = explore(program, options);
+  return counterexample === undefined
+    ? `${program.name}: nothing found in ${runs} runs`
+    : toText(counterexample);
+}
