@@ -79,7 +79,10 @@ export function volatileBytes(
 ): { rule: string; ranges: readonly Range[] } | undefined {
   const rule = volatileRules.find(({ requests }) => requests.includes(request));
   if (rule === undefined) return undefined;
-  const ranges = rule.ranges(answer).filter(([at, length]) => at + length <= answer.length);
+  const ranges = rule
+    .ranges(answer)
+    .filter(([at]) => at < answer.length)
+    .map(([at, length]): Range => [at, Math.min(length, answer.length - at)]);
   return ranges.length === 0 ? undefined : { rule: rule.name, ranges };
 }
 

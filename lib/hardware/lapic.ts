@@ -238,9 +238,10 @@ export class Lapic {
     this.system.mapDirty = true;
   }
 
-  /** CPUID was set and has leaf 1: the timer's modes and the version register follow (kvm_vcpu_after_set_cpuid). */
-  setCpuid(cpuid: LapicCpuid): void {
+  /** CPUID was set: with leaf 1 the timer's modes and the version register follow (kvm_vcpu_after_set_cpuid). */
+  setCpuid(cpuid: LapicCpuid, hasBasicLeaf = true): void {
     this.cpuid = cpuid;
+    if (!hasBasicLeaf) return;
     this.timer.modeMask = cpuid.tscDeadline ? R.TIMER_TSCDEADLINE | R.TIMER_PERIODIC : R.TIMER_PERIODIC;
     this.setVersion();
   }

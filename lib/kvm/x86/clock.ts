@@ -113,14 +113,15 @@ function kvmclockCtrl(file: VcpuFile): number {
   return (file.vcpu.arch as X86Vcpu).msrs.kvmclockOn ? 0 : -EINVAL;
 }
 
+/** The frequency is answered as an `int`: one of 2^31 and more is negative, and looks like an error. */
 export const clockVmIoctls: readonly Entry<VmFile>[] = [
   [KVM_GET_CLOCK, getClock],
   [KVM_SET_CLOCK, setClock],
   [KVM_SET_TSC_KHZ, setVmTscKhz],
-  [KVM_GET_TSC_KHZ, (file) => (file.vm.arch as X86Vm).tscKhz],
+  [KVM_GET_TSC_KHZ, (file) => (file.vm.arch as X86Vm).tscKhz | 0],
 ];
 export const clockVcpuIoctls: readonly Entry<VcpuFile>[] = [
   [KVM_SET_TSC_KHZ, setVcpuTscKhz],
-  [KVM_GET_TSC_KHZ, (file) => (file.vcpu.arch as X86Vcpu).tscKhz],
+  [KVM_GET_TSC_KHZ, (file) => (file.vcpu.arch as X86Vcpu).tscKhz | 0],
   [KVM_KVMCLOCK_CTRL, kvmclockCtrl],
 ];

@@ -56,8 +56,12 @@ const APIC_BASE_ENABLE = 1 << 11;
 const COMPACTED = 0b1010;
 /** XSAVE components that a process must ask for before a guest may have them: AMX tile data */
 const PERMISSION_NEEDED = 1 << 18;
+/** XSAVEOPT, XSAVEC, XGETBV with ECX=1: what a guest may have of leaf 0xd.1 */
+const XSAVE_VARIANTS = 0b0111;
 /** bytes of the legacy region and the XSAVE header */
 const XSAVE_MIN = 0x240;
+
+const ANY_INDEX = -1;
 
 /** What a vCPU shows: the entries as they were set, 40 bytes each. */
 export class Cpuid {
@@ -67,13 +71,17 @@ export class Cpuid {
     return this.#entries.length / ENTRY;
   }
 
-  /** The bytes of an entry; the first one where several match. An entry without the index flag matches every index. */
-  find(leaf: number, index = 0): Uint8Array | undefined {
+  /**
+   * The bytes of an entry; the first one where several match. An entry without the index flag matches every index. Where
+   * Linux does not ask for an index, any will do.
+   */
+  find(leaf: number, index = ANY_INDEX): Uint8Array | undefined {
     const entries = this.#entries;
     for (let at = 0; at < entries.length; at += ENTRY) {
       if (load32(entries, at) !== leaf) continue;
       const indexed = (load32(entries, at + FLAGS) & SIGNIFICANT_INDEX) !== 0;
-      if (!indexed || load32(entries, at + 4) === index) return entries.subarray(at, at + ENTRY);
+      if (!indexed || index === ANY_INDEX || load32(entries, at + 4) === index)
+        return entries.subarray(at, at + ENTRY);
     }
     return undefined;
   }
@@ -86,7 +94,7 @@ export class Cpuid {
 
   /** MAXPHYADDR: leaf 0x80000008, 36 without it */
   get physicalAddressBits(): number {
-    if (this.register(0x8000_0000, 0, EAX) < 0x8000_0008) return 36;
+    if (this.register(0x8000_0000, ANY_INDEX, EAX) < 0x8000_0008) return 36;
     const entry = this.find(0x8000_0008);
     return entry === undefined ? 36 : load32(entry, EAX) & 0xff;
   }
@@ -96,12 +104,17 @@ export class Cpuid {
     return this.register(LEAF_XSAVE, 0, EAX);
   }
 
+  /** whether there is leaf 1, on which the local APIC depends */
+  get hasBasicLeaf(): boolean {
+    return this.find(1) !== undefined;
+  }
+
   get hasX2apic(): boolean {
     return (this.register(1, 0, ECX) & (1 << 21)) !== 0;
   }
   /** "GenuineIntel": what the local APIC does differently for AMD */
   get isIntelCompatible(): boolean {
-    return this.register(0, 0, EBX) !== 0x6874_7541;
+    return this.register(0, ANY_INDEX, EBX) !== 0x6874_7541;
   }
   get hasTscDeadline(): boolean {
     return (this.register(1, 0, ECX) & (1 << 24)) !== 0;
@@ -141,16 +154,17 @@ export class Cpuid {
     for (let at = 0; at < this.#entries.length; at += ENTRY)
       if (!native.removed.includes(load32(this.#entries, at)))
         kept.push(this.#entries.subarray(at, at + ENTRY));
-    const needsXsave = this.find(1) !== undefined && this.find(LEAF_XSAVE) === undefined;
+    const needsXsave = this.find(1) !== undefined && this.find(LEAF_XSAVE, 0) === undefined;
     this.#entries = concat(needsXsave ? [...kept, ...native.xsave] : kept);
 
-    const components = this.find(LEAF_XSAVE) === undefined ? 0 : load32(native.xsave[0], EAX);
+    const components = this.find(LEAF_XSAVE, 0) === undefined ? 0 : load32(native.xsave[0], EAX);
     for (let index = 0; index < 64; index++) {
       const entry = this.find(LEAF_XSAVE, index);
       if (entry === undefined) continue;
       const host = native.xsave.find((other) => load32(other, 4) === index);
       const shown = index < 2 || (index < 32 && ((components >>> index) & 1) !== 0);
       for (let at = EAX; at < EDX + 4; at++) entry[at] = shown && host !== undefined ? host[at] : 0;
+      if (index === 1) store32(entry, EAX, load32(entry, EAX) & XSAVE_VARIANTS);
     }
     const withAvx = (this.xcr0 & 4) !== 0;
     for (const { leaf, index, register, keep, force, avx } of native.registers) {
@@ -175,27 +189,29 @@ export class Cpuid {
       setBit(basic, ECX, OSXSAVE, (cr4 & CR4_OSXSAVE) !== 0);
       setBit(basic, EDX, APIC, (vcpu.registers.apicBaseLo & APIC_BASE_ENABLE) !== 0);
     }
-    const extended = this.find(7);
+    const extended = this.find(7, 0);
     if (extended !== undefined) setBit(extended, ECX, OSPKE, (cr4 & CR4_PKE) !== 0);
     const { xcr0 } = vcpu.fpu;
-    const xsave = this.find(LEAF_XSAVE);
-    if (xsave !== undefined) store32(xsave, EBX, this.#xsaveSize(xcr0, false));
+    const { facts } = vcpu.vm.vm.host;
+    const host = facts.nativeCpuid === undefined ? facts.supportedCpuid : concat(facts.nativeCpuid.xsave);
+    const xsave = this.find(LEAF_XSAVE, 0);
+    if (xsave !== undefined) store32(xsave, EBX, xsaveSize(host ?? none, xcr0, false));
     const compact = this.find(LEAF_XSAVE, 1);
     if (compact !== undefined && (load32(compact, EAX) & COMPACTED) !== 0)
-      store32(compact, EBX, this.#xsaveSize(xcr0, true));
+      store32(compact, EBX, xsaveSize(host ?? none, xcr0, true));
   }
+}
 
-  /** Bytes of an XSAVE area with these components: each has its place, or they follow one another. */
-  #xsaveSize(xcr0: number, compacted: boolean): number {
-    let end = XSAVE_MIN;
-    for (let component = 2; component < 32; component++) {
-      if (((xcr0 >>> component) & 1) === 0) continue;
-      const size = this.register(LEAF_XSAVE, component, EAX);
-      const start = compacted ? end : this.register(LEAF_XSAVE, component, EBX);
-      end = Math.max(end, start + size);
-    }
-    return end;
+/** Bytes of an XSAVE area with these components on the host: each has its place, or they follow one another. */
+function xsaveSize(host: Uint8Array, xcr0: number, compacted: boolean): number {
+  let end = XSAVE_MIN;
+  for (let at = 0; at < host.length; at += ENTRY) {
+    const component = load32(host, at + 4);
+    if (load32(host, at) !== LEAF_XSAVE || component < 2 || ((xcr0 >>> component) & 1) === 0) continue;
+    const start = compacted ? end : load32(host, at + EBX);
+    end = Math.max(end, start + load32(host, at + EAX));
   }
+  return end;
 }
 
 function setBit(entry: Uint8Array, register: number, bit: number, on: boolean): void {

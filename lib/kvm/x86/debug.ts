@@ -6,7 +6,7 @@
  * Missing: the traps themselves, which belong to whoever executes guest code.
  */
 import { EBUSY, EFAULT, EINVAL } from "../../abi/errno.ts";
-import { KVM_GUESTDBG_ENABLE } from "../../abi/kvm.ts";
+import { KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP } from "../../abi/kvm.ts";
 import {
   KVM_GET_DEBUGREGS,
   KVM_GUESTDBG_INJECT_BP,
@@ -41,6 +41,10 @@ export class DebugRegisters {
   constructor() {
     store64(this.bytes, dr6, DR6_RESET);
     store64(this.bytes, dr7, DR7_RESET);
+  }
+
+  get singleSteps(): boolean {
+    return (this.control & KVM_GUESTDBG_SINGLESTEP) !== 0;
   }
 }
 

@@ -148,7 +148,7 @@ function setFpu(file: VcpuFile, user: Argument): number {
   area.set(bytes.subarray(at, at + 128), ST);
   store16(area, 0, load16(bytes, at + fcw));
   store16(area, 2, load16(bytes, at + fsw));
-  area[4] = bytes[at + ftwx];
+  store16(area, 4, bytes[at + ftwx]);
   store16(area, 6, load16(bytes, at + last_opcode));
   area.set(bytes.subarray(at + last_ip, at + last_ip + 16), 8);
   area.set(bytes.subarray(at + xmm, at + xmm + 256), XMM);

@@ -2,6 +2,8 @@
  * Machine checks: KVM_X86_GET_MCE_CAP_SUPPORTED, KVM_X86_SETUP_MCE, KVM_X86_SET_MCE, and the registers behind them
  * (arch/x86/kvm/x86.c:kvm_vcpu_ioctl_x86_setup_mce, kvm_vcpu_ioctl_x86_set_mce, 6.1 and 6.18). A bank is four MSRs from
  * 0x400 on: CTL, STATUS, ADDR, MISC.
+ *
+ * Missing: the interrupt of a corrected error (CMCI), which this kernel does not offer.
  */
 import { EFAULT, EINVAL } from "../../abi/errno.ts";
 import {
@@ -30,6 +32,8 @@ const MCG_STATUS_MCIP = 1n << 2n;
 const STATUS_VALID = 1n << 63n;
 const STATUS_OVERFLOW = 1n << 62n;
 const STATUS_UNCORRECTED = 1n << 61n;
+/** PCC, S, AR: the processor's context is lost, an exception was signalled, action is required */
+const STATUS_ACTION = (1n << 57n) | (1n << 56n) | (1n << 55n);
 const ALL = 0xffff_ffff_ffff_ffffn;
 const CR4_MCE = 1 << 6;
 
@@ -84,6 +88,10 @@ function setupMce(file: VcpuFile, user: Argument): number {
   return of(file).mce.setup(load64(user.bytes, user.at), supported);
 }
 
+/** An uncorrected error that asks for no action is only logged (arch/x86/kvm/x86.c:is_ucna, 6.1). */
+const needsNoAction = (mcgStatus: bigint, status: bigint): boolean =>
+  mcgStatus === 0n && (status & STATUS_UNCORRECTED) !== 0n && (status & STATUS_ACTION) === 0n;
+
 /**
  * EFAULT; EINVAL for a bank that is not there or a status that is not valid. An uncorrected error raises #MC, or shuts
  * the guest down where it cannot take one; it is ignored where the guest has switched reporting off.
@@ -95,6 +103,11 @@ function setMce(file: VcpuFile, user: Argument): number {
   if (error.bank >= mce.bankCount || (error.status & STATUS_VALID) === 0n) return -EINVAL;
   const { banks } = mce;
   const first = error.bank * 4;
+  if (needsNoAction(error.mcg_status, error.status)) {
+    banks.set([error.status, error.addr, error.misc], first + STATUS);
+    mce.mcgStatus = error.mcg_status;
+    return 0;
+  }
   const uncorrected = (error.status & STATUS_UNCORRECTED) !== 0n;
   if (uncorrected && ((mce.hasControl && mce.mcgCtl !== ALL) || banks[first + CTL] !== ALL)) return 0;
   const old = banks[first + STATUS];

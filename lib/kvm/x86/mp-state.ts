@@ -31,7 +31,7 @@ export function acceptEvents(vcpu: X86Vcpu): void {
     lapic.reset(true);
     vcpu.lapicClock!.follow();
     vcpu.init();
-    vcpu.mpState = vcpu.isBootCpu ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
+    vcpu.mpState = vcpu.isBsp ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
   }
   if ((events & EVENT_SIPI) !== 0 && vcpu.mpState === KVM_MP_STATE_INIT_RECEIVED) {
     vcpu.registers.startAt(lapic.sipiVector);
@@ -42,7 +42,9 @@ export function acceptEvents(vcpu: X86Vcpu): void {
 const getMpState = answering(4, (file: VcpuFile, bytes, at) => {
   const vcpu = file.vcpu.arch as X86Vcpu;
   acceptEvents(vcpu);
-  store32(bytes, at, vcpu.mpState);
+  const kicked = vcpu.lapic?.pvUnhalted === true;
+  const sleeps = vcpu.mpState === KVM_MP_STATE_HALTED || vcpu.mpState === KVM_MP_STATE_AP_RESET_HOLD;
+  store32(bytes, at, kicked && sleeps ? KVM_MP_STATE_RUNNABLE : vcpu.mpState);
 });
 
 const withLapic: readonly number[] = [
@@ -68,6 +70,7 @@ function setMpState(file: VcpuFile, user: Argument): number {
     return 0;
   }
   vcpu.mpState = state;
+  if (state === KVM_MP_STATE_RUNNABLE && vcpu.lapic !== undefined) vcpu.lapic.pvUnhalted = false;
   return 0;
 }
 

@@ -23,7 +23,6 @@ const ALL = 0xffff_ffff_ffff_ffffn;
 const VIRTUAL_BITS = 57;
 
 const any: Accept = () => true;
-const onlyZero: Accept = (value) => value === 0n;
 const low = (bits: number): Accept => {
   const limit = 1n << BigInt(bits);
   return (value) => value < limit;
@@ -48,6 +47,8 @@ const stored = (reset = 0n, accept: Accept = any): MsrRule => ({
 const constant = (value = 0n): MsrRule => ({ read: () => value, write: () => false });
 /** Reads as a constant; a write changes nothing. */
 const ignored = (value = 0n): MsrRule => ({ read: () => value, write: () => true });
+/** Reads as 0, and takes nothing else. */
+const zero: MsrRule = { read: () => 0n, write: (_vcpu, _index, value) => value === 0n };
 const writeOnly: MsrRule = { read: () => undefined, write: () => true };
 
 /** UC, WC, WT, WP, WB */
@@ -184,11 +185,21 @@ const x2apic: MsrRule = {
   },
 };
 
-/** MSR_KVM_SYSTEM_TIME: bit 0 switches the guest's clock page on. */
+/** MSR_KVM_WALL_CLOCK: one a VM, under both numbers. */
+const wallClock: MsrRule = {
+  read: ({ vm }) => vm.wallClock,
+  write({ vm }, _index, value) {
+    vm.wallClock = value;
+    return true;
+  },
+};
+
+const SYSTEM_TIME = 0x4b56_4d01;
+/** MSR_KVM_SYSTEM_TIME, under both numbers: bit 0 switches the guest's clock page on. */
 const systemTime: MsrRule = {
-  read: (vcpu, index) => vcpu.msrs.values.get(index) ?? 0n,
-  write(vcpu, index, value) {
-    vcpu.msrs.values.set(index, value);
+  read: (vcpu) => vcpu.msrs.values.get(SYSTEM_TIME) ?? 0n,
+  write(vcpu, _index, value) {
+    vcpu.msrs.values.set(SYSTEM_TIME, value);
     vcpu.msrs.kvmclockOn = (value & 1n) !== 0n;
     return true;
   },
@@ -242,15 +253,15 @@ type Row = readonly [first: number, last: number, rule: MsrRule];
 const rows: readonly Row[] = [
   [0x0, 0x1, constant()],                                      // P5_MC_ADDR, P5_MC_TYPE
   [0x10, 0x10, tsc],
-  [0x11, 0x11, stored()],                                      // KVM_WALL_CLOCK, old number
+  [0x11, 0x11, wallClock],                                     // KVM_WALL_CLOCK, old number
   [0x12, 0x12, systemTime],                                    // KVM_SYSTEM_TIME, old number
   [0x17, 0x17, constant()],                                    // PLATFORM_ID
   [0x1b, 0x1b, apicBase],
   [0x2a, 0x2a, constant()],                                    // EBL_CR_POWERON
   [0x2c, 0x2c, constant(1n << 24n)],                           // EBC_FREQUENCY_ID
   [0x34, 0x34, stored()],                                      // SMI_COUNT
-  [0x3a, 0x3a, stored(0n, onlyZero)],                          // FEAT_CTL
-  [0x3b, 0x3b, whereCpuid(({ cpuid }) => cpuid.hasTscAdjust, stored(), ignored())],
+  [0x3a, 0x3a, zero],                          // FEAT_CTL
+  [0x3b, 0x3b, { read: stored().read, write: whereCpuid(({ cpuid }) => cpuid.hasTscAdjust, stored(), ignored()).write }],
   [0x48, 0x48, ignored()],                                     // SPEC_CTRL
   [0x49, 0x49, writeOnly],                                     // PRED_CMD
   [0x79, 0x79, writeOnly],                                     // UCODE_WRITE
@@ -259,7 +270,7 @@ const rows: readonly Row[] = [
   [0xcd, 0xcd, constant(3n)],                                  // FSB_FREQ
   [0xce, 0xce, feature(0xce)],                                 // PLATFORM_INFO
   [0xfe, 0xfe, constant(0x508n)],                              // MTRRcap
-  [0x10a, 0x10a, whereCpuid(({ cpuid }) => cpuid.hasArchCapabilities, feature(0x10a), stored(0n, onlyZero))],
+  [0x10a, 0x10a, whereCpuid(({ cpuid }) => cpuid.hasArchCapabilities, feature(0x10a), zero)],
   [0x10b, 0x10b, writeOnly],                                   // FLUSH_CMD
   [0x11e, 0x11e, ignored(0xbe70_2111n)],                       // BBL_CR_CTL3
   [0x122, 0x122, ignored()],                                   // TSX_CTRL
@@ -273,9 +284,9 @@ const rows: readonly Row[] = [
   [0x198, 0x198, constant(0x400_0000_03e8n)],                  // PERF_STATUS
   [0x199, 0x199, constant()],                                  // PERF_CTL
   [0x1a0, 0x1a0, stored(1n)],                                  // MISC_ENABLE
-  [0x1c4, 0x1c5, stored(0n, onlyZero)],                        // XFD, XFD_ERR
+  [0x1c4, 0x1c5, zero],                        // XFD, XFD_ERR
   [0x1d9, 0x1d9, ignored()],                                   // DEBUGCTL
-  [0x1db, 0x1de, stored(0n, onlyZero)],                        // LASTBRANCH, LASTINT
+  [0x1db, 0x1de, zero],                        // LASTBRANCH, LASTINT
   [0x1fc, 0x1fc, stored()],                                    // POWER_CTL
   [0x250, 0x250, stored(0n, mtrrFixed)],
   [0x258, 0x259, stored(0n, mtrrFixed)],
@@ -283,7 +294,7 @@ const rows: readonly Row[] = [
   [0x277, 0x277, stored(0x0007_0406_0007_0406n)],              // PAT; mainline refuses unknown memory types
   [0x280, 0x29f, bankCtl2],
   [0x2ff, 0x2ff, stored(0n, mtrrDefault)],
-  [0x345, 0x345, stored(0n, onlyZero)],                        // PERF_CAPABILITIES
+  [0x345, 0x345, zero],                        // PERF_CAPABILITIES
   [0x400, 0x47f, bank],
   [0x606, 0x606, constant()],                                  // RAPL_POWER_UNIT
   [0x611, 0x611, constant()],
@@ -293,7 +304,7 @@ const rows: readonly Row[] = [
   [0x6e0, 0x6e0, tscDeadline],
   [0x800, 0x8ff, x2apic],
   [0xda0, 0xda0, constant()],                                  // XSS
-  [0x4b56_4d00, 0x4b56_4d00, stored()],                        // KVM_WALL_CLOCK
+  [0x4b56_4d00, 0x4b56_4d00, wallClock],                       // KVM_WALL_CLOCK
   [0x4b56_4d01, 0x4b56_4d01, systemTime],
   [0x4b56_4d02, 0x4b56_4d02, asyncPfEnable],
   [0x4b56_4d03, 0x4b56_4d03, stored(0n, without(0x3en))],      // KVM_STEAL_TIME
@@ -321,7 +332,7 @@ const rows: readonly Row[] = [
   [0xc001_001f, 0xc001_001f, ignored()],                       // NB_CFG
   [0xc001_0020, 0xc001_0020, writeOnly],                       // PATCH_LOADER
   [0xc001_0055, 0xc001_0055, constant()],                      // K8_INT_PENDING_MSG
-  [0xc001_0058, 0xc001_0058, stored(0n, onlyZero)],            // FAM10H_MMIO_CONF_BASE
+  [0xc001_0058, 0xc001_0058, zero],            // FAM10H_MMIO_CONF_BASE
   [0xc001_0112, 0xc001_0113, constant()],                      // K8_TSEG_ADDR, K8_TSEG_MASK
   [0xc001_0117, 0xc001_0117, ignored()],                       // VM_HSAVE_PA
   [0xc001_011f, 0xc001_011f, ignored()],                       // VIRT_SPEC_CTRL

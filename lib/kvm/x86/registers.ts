@@ -39,6 +39,8 @@ export const EFER_LME = 1 << 8;
 export const EFER_LMA = 1 << 10;
 export const EFER_NX = 1 << 11;
 const RFLAGS_FIXED = 2;
+/** hidden while a debugger steps through the guest */
+const RFLAGS_TF = 1 << 8;
 const RFLAGS_VM = 1 << 17;
 
 export const APIC_BASE_BSP = 1 << 8;
@@ -225,7 +227,7 @@ export class Registers {
       sregs.cs.selector === 0xf000 &&
       sregs.cs.baseLo === 0xffff_0000 &&
       !this.isProtected;
-    if (this.#vcpu.isBootCpu && atReset) this.#vcpu.mpState = 0;
+    if (this.#vcpu.isBsp && atReset) this.#vcpu.mpState = 0;
   }
 
   copyCommon(bytes: Uint8Array, at: number): void {
@@ -245,7 +247,9 @@ export class Registers {
 const of = (file: VcpuFile): X86Vcpu => file.vcpu.arch as X86Vcpu;
 
 const getRegs = answering(KvmRegs.size, (file: VcpuFile, bytes, at) => {
-  bytes.set(of(file).registers.regsBytes, at);
+  const { registers, debug } = of(file);
+  bytes.set(registers.regsBytes, at);
+  if (debug.singleSteps) store32(bytes, at + RFLAGS, load32(bytes, at + RFLAGS) & ~RFLAGS_TF);
 });
 
 function setRegs(file: VcpuFile, user: Argument): number {

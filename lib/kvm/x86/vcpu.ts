@@ -12,7 +12,7 @@ import { Fpu } from "./fpu.ts";
 import { LapicClock } from "./lapic.ts";
 import { MachineCheck } from "./mce.ts";
 import { Msrs } from "./msrs.ts";
-import { Registers } from "./registers.ts";
+import { APIC_BASE_BSP, Registers } from "./registers.ts";
 import { Runner } from "./run.ts";
 import type { X86Vm } from "./vm.ts";
 
@@ -73,6 +73,11 @@ export class X86Vcpu implements VcpuArch {
     return this.vcpu.id === this.vm.bootCpuId;
   }
 
+  /** IA32_APIC_BASE says that it is the boot processor: user space may make any vCPU one. */
+  get isBsp(): boolean {
+    return (this.registers.apicBaseLo & APIC_BASE_BSP) !== 0;
+  }
+
   run(): number {
     this.hasRun = true;
     this.runner ??= new Runner(this);
@@ -88,12 +93,14 @@ export class X86Vcpu implements VcpuArch {
     if (this.hasRun) return this.cpuid.agreesWith(entries, this.vm.vm.host.facts.nativeCpuid) ? 0 : -EINVAL;
     const failed = this.cpuid.set(entries, this.vm.vm.host.facts.nativeCpuid);
     if (failed < 0) return failed;
-    this.lapic?.setCpuid({
-      x2apic: this.cpuid.hasX2apic,
-      tscDeadline: this.cpuid.hasTscDeadline,
-      intelCompatible: this.cpuid.isIntelCompatible,
-      physicalAddressBits: this.cpuid.physicalAddressBits,
-    });
+    const { cpuid } = this;
+    const told = {
+      x2apic: cpuid.hasX2apic,
+      tscDeadline: cpuid.hasTscDeadline,
+      intelCompatible: cpuid.isIntelCompatible,
+      physicalAddressBits: cpuid.physicalAddressBits,
+    };
+    this.lapic?.setCpuid(told, cpuid.hasBasicLeaf);
     return 0;
   }
 

@@ -33,6 +33,8 @@ export class X86Vm implements VmArch {
   tscKhz: number;
   /** the VM may have page tables: KVM_SET_NR_MMU_PAGES was called (or there is a memory slot) */
   hasMmuPages = false;
+  /** MSR_KVM_WALL_CLOCK: where the guest wants the time of its start */
+  wallClock = 0n;
   msrFilter: MsrFilter | undefined;
   pmuEventFilter: { action: number; flags: number; events: readonly bigint[] } | undefined;
   #irqchip: Irqchip | undefined;
