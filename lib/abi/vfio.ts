@@ -572,6 +572,7 @@ export const VFIO_DEVICE_PCI_HOT_RESET = io(VFIO_TYPE, VFIO_BASE + 13, {
   on: "vfio-device",
   head: VfioPciHotReset,
   copy: "in",
+  tail: 4,
   sized: hotResetBytes,
   descriptors: hotResetDescriptors,
 });

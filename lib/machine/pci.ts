@@ -7,6 +7,7 @@ import {
   PCI_PM_CTRL,
   PCI_PM_CTRL_DATA_SEL_MASK,
 } from "../abi/pci.ts";
+import { ByteSwapped } from "../hardware/byte-swapped.ts";
 import { Edu } from "../hardware/edu.ts";
 import {
   AMD_TABLE_ENTRIES,
@@ -64,6 +65,8 @@ interface DeviceDescription extends VfioDeviceDescription {
   /** the pin of its INTx, where it is known: 16 and above */
   readonly irq?: number;
   readonly config_size?: number;
+  /** the registers of its model are big endian */
+  readonly big_endian?: boolean;
 }
 
 export class MachinePci implements PciHardware {
@@ -116,7 +119,8 @@ export class MachinePci implements PciHardware {
       rom: rom ?? 0,
       resetMethods: (resetMethods ?? []).filter((method) => method !== "bus" || this.#aloneOnBus(bdf)),
     });
-    device.model = models.get(`${vendor}:${id}`)?.(device);
+    const model = models.get(`${vendor}:${id}`)?.(device);
+    device.model = model !== undefined && description.big_endian === true ? new ByteSwapped(model) : model;
     this.irqs.connect(device, irq !== undefined && irq >= 16 ? irq : pinOf(this.#pci, bdf, device.pin));
     this.#devices.set(bdf, device);
   }
@@ -154,6 +158,23 @@ function virtioWritable(config: Uint8Array): [offset: number, mask: number][] {
     for (let offset = 8; offset < 20; offset++) bytes.push([at + offset, 0xff]);
   }
   return bytes;
+}
+
+/** The same registers, each with its bytes in the other order. */
+function swapped(model: PciModel): PciModel {
+  const swap = (value: number | bigint, width: number): number | bigint => {
+    let result = 0n;
+    for (let i = 0n; i < width; i++) result = (result << 8n) | ((BigInt(value) >> (8n * i)) & 0xffn);
+    return width === 8 ? result : Number(result);
+  };
+  return {
+    read(bar, offset, width) {
+      const value = model.read(bar, offset, width);
+      return value === undefined ? undefined : swap(value, width);
+    },
+    write: (bar, offset, width, value) => model.write(bar, offset, width, swap(value, width)),
+    reset: () => model.reset?.(),
+  };
 }
 
 /** An 82574L keeps the selector of a data register that it does not have. */
