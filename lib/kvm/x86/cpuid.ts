@@ -154,7 +154,7 @@ export class Cpuid {
     for (let at = 0; at < this.#entries.length; at += ENTRY)
       if (!native.removed.includes(load32(this.#entries, at)))
         kept.push(this.#entries.subarray(at, at + ENTRY));
-    const needsXsave = this.find(1) !== undefined && this.find(LEAF_XSAVE, 0) === undefined;
+    const needsXsave = this.find(1, 0) !== undefined && this.find(LEAF_XSAVE, 0) === undefined;
     this.#entries = concat(needsXsave ? [...kept, ...native.xsave] : kept);
 
     const components = this.find(LEAF_XSAVE, 0) === undefined ? 0 : load32(native.xsave[0], EAX);

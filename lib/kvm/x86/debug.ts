@@ -65,15 +65,19 @@ function setDebugregs(file: VcpuFile, user: Argument): number {
   return 0;
 }
 
-/** EFAULT; EBUSY for an exception to be injected while one waits. Unknown flags are taken. */
+/**
+ * EFAULT; EBUSY for an exception to be injected while one waits. Unknown flags are taken. A guest that was stepped
+ * through loses its own trap flag.
+ */
 function setGuestDebug(file: VcpuFile, user: Argument): number {
   if (!user.readable(KvmGuestDebug.size)) return -EFAULT;
-  const { debug, events } = of(file);
+  const { debug, events, registers } = of(file);
   const control = load32(user.bytes, user.at);
   if ((control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)) !== 0) {
     if (events.exceptionWaits) return -EBUSY;
     events.queueException((control & KVM_GUESTDBG_INJECT_DB) !== 0 ? DB_VECTOR : BP_VECTOR);
   }
+  if (debug.singleSteps) registers.clearTrapFlag();
   debug.control = (control & KVM_GUESTDBG_ENABLE) === 0 ? 0 : control;
   debug.guestDebug.set(user.bytes.subarray(user.at + 8, user.at + KvmGuestDebug.size));
   return 0;

@@ -140,6 +140,10 @@ export class Registers {
     store32(this.regsBytes, RFLAGS, (rflags | RFLAGS_FIXED) & ~RFLAGS_VM);
   }
 
+  clearTrapFlag(): void {
+    store32(this.regsBytes, RFLAGS, load32(this.regsBytes, RFLAGS) & ~RFLAGS_TF);
+  }
+
   get cr4Lo(): number {
     return load32(this.sregsBytes, cr4);
   }

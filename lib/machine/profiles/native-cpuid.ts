@@ -25,7 +25,7 @@ export const nativeCpuidBits: Omit<NativeCpuid, "xsave"> = {
     { leaf: 7, index: 1, register: EBX, keep: 0, force: 0, avx: 0 },
     { leaf: 7, index: 1, register: ECX, keep: 0, force: 0, avx: 0 },
     { leaf: 7, index: 1, register: EDX, keep: 0, force: 0x4000, avx: 0 },
-    // FMA4 and XOP are AMD's
-    { leaf: 0x8000_0001, index: 0, register: ECX, keep: ALL & ~0x0001_0800, force: 0, avx: 0 },
+    // XOP and FMA4 need AVX's state
+    { leaf: 0x8000_0001, index: 0, register: ECX, keep: ALL, force: 0, avx: 0x0001_0800 },
   ],
 };
