@@ -73,9 +73,10 @@ describe.each(Object.entries(tables))("requests on a %s file", (kind, numbers) =
     });
     const seen = arguments_.flatMap((bytes) => accesses(process, fd, number, bytes));
     const head = request.struct?.size ?? request.size;
-    if (request.copy === "value") expect(seen).toEqual([]);
-    if (request.copy === "in") expect(seen.filter(({ copy }) => copy === "out")).toEqual([]);
-    if (request.copy === "out") expect(seen.filter(({ copy }) => copy === "in")).toEqual([]);
+    // The head travels as declared; what follows it may have a rule of its own.
+    const inHead = seen.filter(({ start }) => start < head || head === 0);
+    const against: string[] = { value: ["in", "out"], in: ["out"], out: ["in"], inout: [] }[request.copy];
+    expect(inHead.filter(({ copy }) => against.includes(copy))).toEqual([]);
     const hasTail = request.tail !== undefined || request.sized !== undefined;
     if (!hasTail) expect(seen.filter(({ end }) => end > head)).toEqual([]);
   });
