@@ -10,7 +10,7 @@
  *       yield* store(0x9000_0000, 4, 1);
  *     }
  *
- * A store or load goes through the fields `mmio` of kvm_run (phys_addr @32, data @40, len @48, is_write @52) even where
+ * A store or load that no memory slot backs goes through the fields `mmio` of kvm_run (phys_addr @32, data @40, len @48, is_write @52) even where
  * an ioeventfd takes it (arch/powerpc/kvm/powerpc.c:kvmppc_handle_store, 6.1; traces guest-code/guest). A hypercall of
  * user space: `papr_hcall` (nr @32, ret @40, nine arguments @48).
  */
@@ -29,6 +29,8 @@ const HCALL_RET = EXIT + 8;
 const HCALL_ARGS = EXIT + 16;
 const HCALL_ARGUMENTS = 9;
 const GPR_STATUS = 3;
+/** steps of a guest in one KVM_RUN before a signal comes */
+const MAX_STEPS = 100_000;
 
 /** What a guest does: numbers up to 2^53, wider stores as bigints. */
 export type GuestAction =
@@ -54,7 +56,7 @@ export function* hypercall(
   return yield { do: "hypercall", number, args };
 }
 
-/** Writes to an address that no memory backs. */
+/** Writes to a guest physical address. */
 export function* store(
   address: number,
   width: number,
@@ -63,7 +65,7 @@ export function* store(
   yield { do: "store", address, width, value };
 }
 
-/** Reads such an address. */
+/** Reads a guest physical address. */
 export function* load(address: number, width: number): Generator<GuestAction, number, GuestAnswer> {
   const [value] = yield { do: "load", address, width };
   return value;
@@ -81,16 +83,19 @@ export class GuestRunner {
   /** what it did last, and what came of it */
   #action: GuestAction | undefined;
   #answered = false;
+  /** what a load from memory brought */
+  #loaded = 0;
 
   constructor(vcpu: PpcVcpu, guest: Guest) {
     this.#vcpu = vcpu;
     this.#guest = guest;
   }
 
-  /** 0 for an exit; −EINTR where the guest waits for ever, or has ended. */
+  /** 0 for an exit; −EINTR where the guest waits or spins for ever, or has ended. Between two steps deferred work may run. */
   run(): number {
-    const { pages } = this.#vcpu.vcpu;
-    for (;;) {
+    const { pages, vm } = this.#vcpu.vcpu;
+    const { work } = vm.kernel;
+    for (let step = 0; step < MAX_STEPS; step++) {
       const done = this.#action;
       if (done?.do === "wait" && !this.#vcpu.external) break;
       const next = this.#guest.next(done === undefined ? [] : this.#answer(done));
@@ -98,6 +103,7 @@ export class GuestRunner {
       this.#action = next.value;
       this.#answered = this.#perform(next.value, pages);
       if (!this.#answered) return 0;
+      work.policy(work);
     }
     store32(pages, EXIT_REASON, KVM_EXIT_INTR);
     return -EINTR;
@@ -132,6 +138,8 @@ export class GuestRunner {
   }
 
   #access(address: number, width: number, value: number | bigint | undefined, pages: Uint8Array): boolean {
+    const user = this.#vcpu.vcpu.vm.slots.userAddress(address);
+    if (user >= 0) return this.#memory(user, width, value);
     store64(pages, EXIT, address);
     store32(pages, MMIO_LENGTH, width);
     pages[MMIO_IS_WRITE] = value === undefined ? 0 : 1;
@@ -147,6 +155,14 @@ export class GuestRunner {
     return false;
   }
 
+  /** Memory of a slot, device memory of user space included. */
+  #memory(user: number, width: number, value: number | bigint | undefined): boolean {
+    const { mm } = this.#vcpu.vcpu.vm;
+    if (value !== undefined) mm.store(user, width, value);
+    else this.#loaded = Number(mm.load(user, width));
+    return true;
+  }
+
   #answer(action: GuestAction): GuestAnswer {
     const { registers, vcpu } = this.#vcpu;
     if (action.do === "hypercall") {
@@ -158,6 +174,7 @@ export class GuestRunner {
       return [registers.status, registers.gpr(4), registers.gpr(5)];
     }
     if (action.do !== "load") return [];
+    if (vcpu.vm.slots.userAddress(action.address) >= 0) return [this.#loaded];
     let value = 0;
     for (let i = action.width - 1; i >= 0; i--) value = value * 256 + vcpu.pages[MMIO_DATA + i];
     return [value];

@@ -151,12 +151,13 @@ export class XiveBase {
     return 0;
   }
 
-  /** A virtual processor's number for a server: −EINVAL beyond the block, −EEXIST where it is in use. */
+  /** A virtual processor's number for a server: −EINVAL beyond the block, −EEXIST where it is in use, −ENOMEM. */
   allocate(server: number): number {
     const packed = this.vm.packId(server);
     if (packed >= this.#servers) return -EINVAL;
     this.#allocated = true;
     if (this.#used.has(packed)) return -EEXIST;
+    if (this.vm.vm.kernel.faults.allocation("kvmppc_xive_vcpu")) return -ENOMEM;
     this.#used.add(packed);
     return packed;
   }

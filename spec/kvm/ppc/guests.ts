@@ -63,6 +63,25 @@ export function* ioeventfdsAndInterrupt(): Guest {
   yield* store(CONSOLE, 4, 0x99);
 }
 
+const EDU = 0x6000_0000;
+
+/** guest-code/vfio-kvm: an assigned edu device raises its interrupt three times. */
+export function* eduInterrupts(): Guest {
+  yield* store(CONSOLE, 4, yield* load(EDU, 4));
+  yield* hypercall(H_CPPR, 0xff);
+  for (let round = 0; round < 3; round++) {
+    yield* store(CONSOLE, 4, 0x77);
+    yield* store(EDU + 0x60, 4, 1);
+    let xirr = 0;
+    while ((xirr & 0xff_ffff) === 0) [, xirr] = yield* hypercall(H_XIRR);
+    yield* store(CONSOLE, 4, xirr);
+    yield* store(EDU + 0x64, 4, yield* load(EDU + 0x24, 4));
+    yield* hypercall(H_EOI, xirr);
+    yield* store(CONSOLE, 4, 0x98);
+  }
+  yield* store(CONSOLE, 4, 0x99);
+}
+
 /** Where the mailbox of a vCPU lies in guest memory: number and two arguments, then at 32 the answers. */
 const mailbox = (vcpu: PpcVcpu): number => 0x2000 + 0x1000 * vcpu.vcpu.id;
 

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { readTrace } from "../../../lib/trace/format.ts";
 import { describe as inWords, type KernelFactory, replay } from "../../../lib/trace/replay.ts";
-import { ioeventfdsAndInterrupt, mailboxes, withGuests } from "./guests.ts";
+import { eduInterrupts, ioeventfdsAndInterrupt, mailboxes, withGuests } from "./guests.ts";
 
 const fixtures = new URL("../../../fixtures/", import.meta.url).pathname;
 
@@ -43,6 +43,11 @@ describe("guests, with a script in place of the machine code", () => {
     "traces/ppc64le-kvm-pr/guest-code/pr-guest.jsonl.gz",
   ])("%s", (path) => {
     expect(identical(path, withGuests(ioeventfdsAndInterrupt))).toBeGreaterThan(100);
+  });
+
+  test.each(["vfio-kvm", "powernv9-vfio-kvm"])("an assigned device: %s", (name) => {
+    const path = `traces/ppc64le-kvm-6.12/guest-code/${name}.jsonl.gz`;
+    expect(identical(path, withGuests(eduInterrupts))).toBe(96);
   });
 
   test.each(namesIn("recorded/ppc64le-6.12/guest-code"))("hypercalls: %s", (name) => {
