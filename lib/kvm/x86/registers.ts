@@ -171,8 +171,9 @@ export class Registers {
     else this.#cr8 = value;
   }
 
-  /** IA32_APIC_BASE from user space: whether the value is one that can be. */
+  /** IA32_APIC_BASE from user space: whether the value is one that can be, or the one that is there. */
   setApicBase(lo: number, hi: number): boolean {
+    if (lo === this.apicBaseLo && hi === load32(this.sregsBytes, apicBase + 4)) return true;
     const { cpuid, lapic } = this.#vcpu;
     const widest = cpuid.physicalAddressBits;
     if ((lo & APIC_BASE_RESERVED) !== 0 || hi >>> 0 >= 2 ** (widest - 32)) return false;
