@@ -4,6 +4,7 @@
  */
 import type { Kernel } from "../kernel/kernel.ts";
 import type { KvmArch } from "./arch.ts";
+import type { IrqchipProposal } from "./irqchip-type.ts";
 
 /** What differs between releases on arm64. */
 export interface Arm64Behaviour {
@@ -100,5 +101,9 @@ export interface KvmHost {
   readonly vcpuMmapSize: number;
   readonly pageSize: number;
   readonly behaviour: KvmBehaviour;
+  /** KVM_SET_IRQCHIP_TYPE, which no release has, and how it answers its open question */
+  readonly irqchipProposal?: IrqchipProposal | undefined;
   readonly facts: HostFacts;
+  /** whether interrupts of assigned devices are posted to vCPUs, past the host (irq bypass) */
+  readonly postedInterrupts?: boolean;
 }

@@ -80,6 +80,8 @@ export interface IrqArch {
   setRoute(route: Route, sourceId: number, level: boolean, lineStatus: boolean): number;
   /** as `setRoute` with the line up, where that can be done at once, or WOULD_BLOCK */
   setInAtomic(route: Route): number;
+  /** whether a route leads to one vCPU in a way that a device's interrupt can be posted to it */
+  postable?(route: Route): boolean;
   /** the table was replaced */
   routingChanged(): void;
 }

@@ -9,6 +9,9 @@
  * by the work item, and its counter stays. Removal is the work item "irqfd-shutdown"; deassign waits for it, and for
  * what was left to inject. An irqfd whose eventfd is closed by its last owner removes itself.
  *
+ * On a host that posts interrupts, the device interrupt behind the eventfd is handed to the vCPU while the route leads
+ * to one vCPU alone; the eventfd is not signalled then. A route that changes gives it back to the host.
+ *
  * With resampling the line stays up until the guest acknowledges the interrupt: then it is lowered once for all
  * resampling irqfds of the GSI, and each one's resamplefd is signalled.
  */
@@ -17,6 +20,7 @@ import { KVM_IRQFD_FLAG_DEASSIGN, KVM_IRQFD_FLAG_RESAMPLE, KvmIrqfd } from "../a
 import type { Argument } from "../kernel/argument.ts";
 import { EventFd } from "../kernel/eventfd.ts";
 import { EPOLLHUP, EPOLLIN } from "../kernel/file.ts";
+import { type BypassConsumer, type BypassProducer, irqBypass } from "../kernel/irq-bypass.ts";
 import type { Process } from "../kernel/process.ts";
 import type { Waiter } from "../kernel/wait-queue.ts";
 import type { Work } from "../kernel/work-queue.ts";
@@ -55,7 +59,7 @@ class Resampler implements AckNotifier {
   }
 }
 
-export class IrqFd implements Waiter {
+export class IrqFd implements Waiter, BypassConsumer {
   readonly exclusive = true;
   readonly #vm: Vm;
   readonly eventfd: EventFd;
@@ -67,6 +71,8 @@ export class IrqFd implements Waiter {
   active = false;
   readonly #inject: Work;
   readonly #shutdown: Work;
+  /** the device interrupt that signals the eventfd, on a host with posted interrupts */
+  #producer: BypassProducer | undefined;
 
   constructor(vm: Vm, eventfd: EventFd, gsi: number, resamplefd: EventFd | undefined) {
     this.#vm = vm;
@@ -108,6 +114,33 @@ export class IrqFd implements Waiter {
   update(): void {
     const first = this.#vm.routing.routes(this.gsi);
     this.route = first?.next === undefined ? first : undefined;
+    this.#post();
+  }
+
+  /** what irq bypass finds it by */
+  get token(): EventFd {
+    return this.eventfd;
+  }
+
+  addProducer(producer: BypassProducer): void {
+    this.#producer = producer;
+    this.#post();
+  }
+
+  removeProducer(producer: BypassProducer): void {
+    producer.irq.unpost();
+    this.#producer = undefined;
+  }
+
+  /** The device's interrupt goes to the vCPU at once where the route allows it, else to the host and the eventfd. */
+  #post(): void {
+    const { route } = this;
+    const irq = this.#vm.arch.irq;
+    if (route !== undefined && irq?.postable?.(route))
+      this.#producer?.irq.post({
+        post: () => void irq.setRoute(route, KVM_USERSPACE_IRQ_SOURCE_ID, true, false),
+      });
+    else this.#producer?.irq.unpost();
   }
 
   #injectNow(): void {
@@ -122,6 +155,7 @@ export class IrqFd implements Waiter {
 
   /** Leaves the wait queue, which takes the counter too, and lets what was left to inject happen. */
   #shutDownNow(): void {
+    if (this.#vm.host.postedInterrupts) irqBypass(this.#vm.kernel).removeConsumer(this);
     this.eventfd.take();
     this.eventfd.waitQueue.remove(this);
     if (this.#vm.kernel.work.cancel(this.#inject)) this.#injectNow();
@@ -187,6 +221,7 @@ function assign(
   vm.irqfds.set(eventfd, created);
   eventfd.waitQueue.addPriority(created);
   if ((eventfd.poll() & EPOLLIN) !== 0) created.scheduleInject();
+  if (vm.host.postedInterrupts) irqBypass(vm.kernel).addConsumer(created);
   return 0;
 }
 

@@ -72,7 +72,9 @@ export class Machine {
         vcpuMmapSize,
         pageSize,
         behaviour,
+        irqchipProposal: profile.irqchipProposal,
         facts,
+        postedInterrupts: profile.host.posted_interrupts === true,
       };
       this.kvm = host;
       this.kernel.nodes.set("/dev/kvm", (_process, flags) => new KvmSystem(host, flags));

@@ -160,23 +160,6 @@ function virtioWritable(config: Uint8Array): [offset: number, mask: number][] {
   return bytes;
 }
 
-/** The same registers, each with its bytes in the other order. */
-function swapped(model: PciModel): PciModel {
-  const swap = (value: number | bigint, width: number): number | bigint => {
-    let result = 0n;
-    for (let i = 0n; i < width; i++) result = (result << 8n) | ((BigInt(value) >> (8n * i)) & 0xffn);
-    return width === 8 ? result : Number(result);
-  };
-  return {
-    read(bar, offset, width) {
-      const value = model.read(bar, offset, width);
-      return value === undefined ? undefined : swap(value, width);
-    },
-    write: (bar, offset, width, value) => model.write(bar, offset, width, swap(value, width)),
-    reset: () => model.reset?.(),
-  };
-}
-
 /** An 82574L keeps the selector of a data register that it does not have. */
 const e1000eWritable = (config: Uint8Array): [offset: number, mask: number][] =>
   capabilities(config)

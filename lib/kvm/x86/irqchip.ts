@@ -29,6 +29,7 @@ import {
   KVM_SET_IRQCHIP,
   KvmIrqchip,
 } from "../../abi/kvm-x86.ts";
+import { APIC_DELIVERY_LOWEST_PRIORITY } from "../../abi/msi.ts";
 import { load32, store32 } from "../../abi/struct.ts";
 import { ApicBus, NOT_FAST } from "../../hardware/apic-bus.ts";
 import { messageFromMsi, newMessage } from "../../hardware/apic-message.ts";
@@ -140,6 +141,20 @@ export class Irqchip implements IrqArch {
     );
     const result = this.bus.deliverFast(this.#message);
     return result === NOT_FAST ? WOULD_BLOCK : result;
+  }
+
+  /** A fixed or lowest-priority message with a single destination (arch/x86/kvm/svm/avic.c:avic_pi_update_irte, 6.1). */
+  postable(route: Route): boolean {
+    if (route.type !== KVM_IRQ_ROUTING_MSI || this.#invalidMsi(route.addressHi)) return false;
+    messageFromMsi(
+      this.#message,
+      route.addressLo,
+      route.addressHi,
+      route.data,
+      this.system.settings.x2apicFormat,
+    );
+    if (this.#message.deliveryMode > APIC_DELIVERY_LOWEST_PRIORITY) return false;
+    return this.bus.singleDestination(this.#message) !== null;
   }
 
   routingChanged(): void {}
