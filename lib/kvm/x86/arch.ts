@@ -5,6 +5,7 @@
 import { EINVAL, ENOTTY } from "../../abi/errno.ts";
 import { KVM_CAP_VM_TYPES, KVM_DEV_TYPE_VFIO } from "../../abi/kvm.ts";
 import type { KvmArch } from "../arch.ts";
+import { dirtyRingIoctls } from "../dirty-ring.ts";
 import { guestMemfdIoctls } from "../guest-memfd.ts";
 import type { KvmHost } from "../host.ts";
 import { signalMaskIoctls } from "../signal-mask.ts";
@@ -42,6 +43,7 @@ export const x86: KvmArch = {
     ...memoryIoctls,
     ...clockVmIoctls,
     ...filterIoctls,
+    ...dirtyRingIoctls,
     ...guestMemfdIoctls,
     ...statsVmIoctls(vmStats),
     ...absentVmIoctls,
