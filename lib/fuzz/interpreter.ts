@@ -251,6 +251,8 @@ function* cpuid(run: Run, fd: number, edits: readonly Edit[]): Generator<Answer,
   const room = new Uint8Array(KvmCpuid2.size + CPUID_ENTRIES * KvmCpuidEntry2.size);
   store32(room, 0, CPUID_ENTRIES);
   const supported = process.ioctl(system, KVM_GET_SUPPORTED_CPUID.number, room);
+  for (const [at, length] of volatileBytes(KVM_GET_SUPPORTED_CPUID.number, room)?.ranges ?? [])
+    room.fill(0, at, at + length);
   yield {
     call: "KVM_GET_SUPPORTED_CPUID",
     request: KVM_GET_SUPPORTED_CPUID.number,

@@ -13,10 +13,13 @@ import {
   KVM_GET_MSRS,
   KVM_GET_PIT,
   KVM_GET_PIT2,
+  KVM_GET_SUPPORTED_CPUID,
   KVM_SET_LAPIC,
   KVM_SET_MSRS,
   KVM_SET_PIT,
   KVM_SET_PIT2,
+  KvmCpuid2,
+  KvmCpuidEntry2,
   KvmPitChannelState,
   KvmPitState2,
 } from "../abi/kvm-x86.ts";
@@ -41,6 +44,12 @@ const MSR_ENTRY = 16;
 /** MSRs that count time: TSC, MPERF, APERF, the kvmclock of Hyper-V, TSC deadline. */
 const clockMsrs = new Set([0x10, 0xe7, 0xe8, 0x6e0, 0x4000_0020]);
 
+const CPUID_HEAD = KvmCpuid2.size;
+const CPUID_ENTRY = KvmCpuidEntry2.size;
+const CPUID_EBX = KvmCpuidEntry2.offsetOf.ebx;
+const CPUID_EDX = KvmCpuidEntry2.offsetOf.edx;
+const topologyLeaves = new Set([0xb, 0x1f]);
+
 export const volatileRules: readonly VolatileRule[] = [
   {
     name: "the count of a LAPIC timer",
@@ -59,6 +68,17 @@ export const volatileRules: readonly VolatileRule[] = [
       [0, 8],
       [16, 16],
     ],
+  },
+  {
+    name: "the APIC id of the processor that the program runs on",
+    requests: [KVM_GET_SUPPORTED_CPUID.number],
+    ranges(answer) {
+      const found: Range[] = [];
+      for (let at = CPUID_HEAD; at + CPUID_ENTRY <= answer.length; at += CPUID_ENTRY)
+        if (load32(answer, at) === 1) found.push([at + CPUID_EBX + 3, 1]);
+        else if (topologyLeaves.has(load32(answer, at))) found.push([at + CPUID_EDX, 4]);
+      return found;
+    },
   },
   {
     name: "MSRs that count time",

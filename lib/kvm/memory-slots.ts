@@ -95,6 +95,16 @@ export class MemorySlots {
     return slot === undefined ? -1 : slot.userspaceAddress + (guestAddress - slot.baseFrame * this.pageSize);
   }
 
+  /** Whether slots that are not read-only are behind every byte of a range (__kvm_gfn_to_hva_cache_init). */
+  isWritable(guestAddress: number, length: number): boolean {
+    const last = Math.floor((guestAddress + length - 1) / this.pageSize);
+    for (let frame = Math.floor(guestAddress / this.pageSize); frame <= last; frame++) {
+      const slot = this.find(frame);
+      if (slot === undefined || (slot.flags & KVM_MEM_READONLY) !== 0) return false;
+    }
+    return true;
+  }
+
   /** Marks a guest frame dirty, where its slot keeps a log. */
   markDirty(frame: number, addressSpace = 0): void {
     const slot = this.find(frame, addressSpace);

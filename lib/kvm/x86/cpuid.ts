@@ -61,7 +61,8 @@ const XSAVE_VARIANTS = 0b0111;
 /** bytes of the legacy region and the XSAVE header */
 const XSAVE_MIN = 0x240;
 
-const ANY_INDEX = -1;
+/** any index will do */
+export const ANY_INDEX = -1;
 
 /** What a vCPU shows: the entries as they were set, 40 bytes each. */
 export class Cpuid {

@@ -39,6 +39,12 @@ export class DebugRegisters {
   readonly guestDebug = new Uint8Array(64);
 
   constructor() {
+    this.reset();
+  }
+
+  /** Power on, INIT. */
+  reset(): void {
+    this.bytes.fill(0);
     store64(this.bytes, dr6, DR6_RESET);
     store64(this.bytes, dr7, DR7_RESET);
   }

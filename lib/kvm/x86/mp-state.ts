@@ -28,8 +28,6 @@ export function acceptEvents(vcpu: X86Vcpu): void {
   const events = lapic.pendingEvents;
   lapic.pendingEvents = 0;
   if ((events & EVENT_INIT) !== 0) {
-    lapic.reset(true);
-    vcpu.lapicClock!.follow();
     vcpu.init();
     vcpu.mpState = vcpu.isBsp ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
   }

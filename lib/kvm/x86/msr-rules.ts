@@ -63,9 +63,9 @@ const mtrrFixed: Accept = (value) =>
   [0, 1, 2, 3, 4, 5, 6, 7].every((byte) => isMemoryType(byteOf(value, byte)));
 const mtrrDefault: Accept = (value) => isMemoryType(byteOf(value, 0)) && (value & ~0xcffn) === 0n;
 
-/** Whether guest memory is behind an address: a page of a slot. */
-const hasMemory = (vcpu: X86Vcpu, address: bigint): boolean =>
-  address < 1n << 52n && vcpu.vcpu.vm.slots.userAddress(Number(address)) >= 0;
+/** Whether guest memory that can be written is behind an address. */
+const hasMemory = (vcpu: X86Vcpu, address: bigint, length: number): boolean =>
+  address < 1n << 52n && vcpu.vcpu.vm.slots.isWritable(Number(address), length);
 
 const apicBase: MsrRule = {
   read: (vcpu) => vcpu.registers.apicBase,
@@ -214,13 +214,13 @@ const asyncPfEnable: MsrRule = {
     if (!hasLapic(vcpu)) return value === 0n;
     if ((value & 0x30n) !== 0n) return false;
     vcpu.msrs.values.set(index, value);
-    return (value & 9n) !== 9n || hasMemory(vcpu, value & ~0x3fn);
+    return (value & 9n) !== 9n || hasMemory(vcpu, value & ~0x3fn, 64);
   },
 };
 /** MSR_KVM_PV_EOI_EN: enabled (bit 0) needs guest memory. */
 const pvEoi = stored(0n, (value, vcpu) => {
   if ((value & 2n) !== 0n) return false;
-  return (value & 1n) === 0n || hasMemory(vcpu, value & ~3n);
+  return (value & 1n) === 0n || hasMemory(vcpu, value & ~3n, 1);
 });
 
 /** HWCR: bits 3, 6 and 8 are dropped, 18 and 24 kept. */

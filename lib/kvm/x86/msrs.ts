@@ -31,6 +31,9 @@ const MAX_ENTRIES = 256;
 const HEADER = KvmMsrs.size;
 const ENTRY = KvmMsrEntry.size;
 
+/** KVM_SYSTEM_TIME, ASYNC_PF_EN, STEAL_TIME, PV_EOI_EN, ASYNC_PF_INT */
+const AGREED = [0x4b56_4d01, 0x4b56_4d02, 0x4b56_4d03, 0x4b56_4d04, 0x4b56_4d06];
+
 /** What a vCPU keeps of its MSRs; those that are part of something else (EFER, MCE banks, APIC base) live there. */
 export class Msrs {
   readonly values = new Map<number, bigint>();
@@ -40,6 +43,12 @@ export class Msrs {
 
   constructor(vcpu: X86Vcpu) {
     this.#vcpu = vcpu;
+  }
+
+  /** INIT: what the guest had agreed with KVM is void, everything else stays. */
+  init(): void {
+    for (const index of AGREED) this.values.delete(index);
+    this.kvmclockOn = false;
   }
 
   /** As user space reads it: undefined for one that is not there. */

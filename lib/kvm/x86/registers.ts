@@ -26,11 +26,12 @@ import type { Argument } from "../../kernel/argument.ts";
 import { answering } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
-import { EBX, ECX } from "./cpuid.ts";
+import { ANY_INDEX, EAX, EBX, ECX } from "./cpuid.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 export const CR0_PE = 1;
 export const CR0_PG = 0x8000_0000;
+const CR0_ET = 1 << 4;
 const CR0_CD = 1 << 30;
 const CR0_NW = 1 << 29;
 export const CR4_PAE = 1 << 5;
@@ -118,11 +119,16 @@ export class Registers {
     if (vcpu.isBootCpu) this.sregs.apic_baseLo |= APIC_BASE_BSP;
   }
 
-  /** INIT: everything but the APIC's base, CR8 and CR2 as after power on. */
+  /** INIT: everything but the APIC's base, CR8 and the caching bits of CR0 as after power on. */
   reset(): void {
     const base = this.sregs.apic_base;
     this.regsBytes.set(resetRegs);
+    // the signature of the processor
+    const { cpuid } = this.#vcpu;
+    if (cpuid.hasBasicLeaf) this.regs.rdx = BigInt(cpuid.register(1, ANY_INDEX, EAX));
+    const kept = this.sregs.cr0Lo & (CR0_CD | CR0_NW);
     this.sregsBytes.set(resetSregs);
+    this.sregs.cr0Lo = (CR0_ET | kept) >>> 0;
     this.sregs.apic_base = base;
   }
 
@@ -218,8 +224,10 @@ export class Registers {
     into.fill(0, gdt + 10, gdt + 16);
     into.fill(0, idt + 10, idt + 16);
     if (load32(bytes, at + cr8) <= 15 && load32(bytes, at + cr8 + 4) === 0) this.cr8 = bytes[at + cr8];
-    if (!this.isLongMode && this.#vcpu.vcpu.vm.host.behaviour.pagingOnlyInLongMode)
+    if (!this.isLongMode && this.isPaging && this.#vcpu.vcpu.vm.host.behaviour.pagingOnlyInLongMode) {
       store32(into, cr0, load32(into, cr0) & ~CR0_PG);
+      this.#vcpu.events.tripleFault = true;
+    }
     this.#wakeBootCpu();
     return 0;
   }

@@ -10,6 +10,8 @@ import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
+const TPR_BYTES = 4;
+
 /** EFAULT; EINVAL for flags. */
 function tprAccessReporting(file: VcpuFile, user: Argument): number {
   if (!user.readable(KvmTprAccessCtl.size)) return -EFAULT;
@@ -18,13 +20,13 @@ function tprAccessReporting(file: VcpuFile, user: Argument): number {
   return user.writable(KvmTprAccessCtl.size) ? 0 : -EFAULT;
 }
 
-/** EINVAL without a local APIC in the kernel, before the pointer is looked at; EFAULT; EINVAL where no memory is. */
+/** EINVAL without a local APIC in the kernel, before the pointer is looked at; EFAULT; EINVAL where no writable memory is. */
 function setVapicAddr(file: VcpuFile, user: Argument): number {
   const vcpu = file.vcpu.arch as X86Vcpu;
   if (vcpu.lapic === undefined) return -EINVAL;
   if (!user.readable(8)) return -EFAULT;
   const address = loadNumber64(user.bytes, user.at);
-  if (address !== 0 && file.vcpu.vm.slots.userAddress(address) < 0) return -EINVAL;
+  if (address !== 0 && !file.vcpu.vm.slots.isWritable(address, TPR_BYTES)) return -EINVAL;
   vcpu.vapicAddress = address;
   return 0;
 }

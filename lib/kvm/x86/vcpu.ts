@@ -109,10 +109,22 @@ export class X86Vcpu implements VcpuArch {
     if (!this.vm.vm.host.behaviour.hostTscShown) this.tscOffset = BigInt.asUintN(64, offset);
   }
 
-  /** INIT: the registers as after power on; the FPU, MSRs and the APIC's base keep what they had. */
+  /**
+   * INIT: the local APIC and the registers as after power on; the FPU, most MSRs and the APIC's base keep what they had
+   * (arch/x86/kvm/x86.c:kvm_vcpu_reset, 6.1).
+   */
   init(): void {
-    this.registers.reset();
+    const { lapic } = this;
+    if (lapic !== undefined) {
+      lapic.reset(true);
+      lapic.nmiQueued = 0;
+      lapic.smiPending = false;
+      this.lapicClock!.follow();
+    }
     this.events.reset();
+    this.debug.reset();
+    this.msrs.init();
+    this.registers.reset();
   }
 
   destroy(): void {
