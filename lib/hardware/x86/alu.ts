@@ -39,8 +39,12 @@ const signOf = (width: number): number => (width === 4 ? 0x8000_0000 : width ===
 export const signed = (width: number, value: number): number =>
   width === 4 ? value | 0 : width === 2 ? (value << 16) >> 16 : (value << 24) >> 24;
 
-/** Why a division cannot be done. */
-export const DIVIDE_ERROR = -1;
+/** Turned left by less than its width. */
+function rotateLeft(width: number, a: number, by: number): number {
+  const bits = width * 8;
+  const left = by % bits;
+  return left === 0 ? a : (((a << left) | (a >>> (bits - left))) & maskOf(width)) >>> 0;
+}
 
 export class Alu {
   readonly #r32: Uint32Array;
@@ -188,26 +192,32 @@ export class Alu {
   // ---- shifts and rotations --------------------------------------------------------------------------------------
 
   /**
-   * Group 2 by its number: ROL, ROR, RCL, RCR, SHL, SHR, SHL, SAR. A count of 0 changes nothing. OF is defined for a
-   * count of 1; processors work it out from the result for the others too.
+   * Group 2 by its number: ROL, ROR, RCL, RCR, SHL, SHR, SHL, SAR. A count of 0 changes nothing. The manual defines OF for
+   * a count of 1; for the others Intel's processors give what one step of the operation would (recorded).
    */
   shift(operation: number, width: number, a: number, by: number): number {
     const count = by & 31;
     if (count === 0) return a;
     const bits = width * 8;
+    const top = (a & signOf(width)) !== 0 ? 1 : 0;
+    const second = (a & (signOf(width) >>> 1)) !== 0 ? 1 : 0;
     switch (operation) {
-      case 0:
-      case 1:
-        return this.#rotate(operation, width, bits, a, count);
-      case 2:
-      case 3:
-        return this.#rotateThroughCarry(operation, width, a, count % (bits + 1));
-      case 5: {
-        const result = count >= 32 ? 0 : a >>> count;
-        const carry = (a >>> (count - 1)) & 1;
-        this.#shifted(width, result, carry, count === 1 && (a & signOf(width)) !== 0);
+      case 0: {
+        const result = rotateLeft(width, a, count % bits);
+        this.#set((result & 1) | (top !== second ? OF : 0), CF | OF);
         return result;
       }
+      case 1: {
+        const result = rotateLeft(width, a, bits - (count % bits));
+        this.#set(((result & signOf(width)) !== 0 ? CF : 0) | (top !== (a & 1) ? OF : 0), CF | OF);
+        return result;
+      }
+      case 2:
+      case 3:
+        return this.#rotateThroughCarry(operation === 2, width, a, count % (bits + 1), top, second);
+      case 5:
+        this.#shifted(width, a >>> count, (a >>> (count - 1)) & 1, top !== 0);
+        return a >>> count;
       case 7: {
         const value = signed(width, a);
         const result = ((value >> count) & maskOf(width)) >>> 0;
@@ -217,8 +227,7 @@ export class Alu {
       default: {
         const result = width === 4 ? (a << count) >>> 0 : (a * 2 ** count) % 2 ** bits;
         const carry = count > bits ? 0 : (a >>> (bits - count)) & 1;
-        const top = (result & signOf(width)) !== 0 ? 1 : 0;
-        this.#shifted(width, result, carry, (top ^ carry) !== 0);
+        this.#shifted(width, result, carry, top !== second);
         return result;
       }
     }
@@ -228,31 +237,23 @@ export class Alu {
     this.#set(this.#szp(width, result) | (carry !== 0 ? CF : 0) | (overflow ? OF : 0));
   }
 
-  #rotate(operation: number, width: number, bits: number, a: number, count: number): number {
-    const by = count % bits;
-    const mask = maskOf(width);
-    const left = operation === 0 ? by : (bits - by) % bits;
-    const result = left === 0 ? a : (((a << left) | (a >>> (bits - left))) & mask) >>> 0;
-    const top = (result & signOf(width)) !== 0 ? 1 : 0;
-    if (operation === 0) {
-      const carry = result & 1;
-      this.#set(carry | ((top ^ carry) !== 0 ? OF : 0), CF | OF);
-    } else {
-      const next = (result & (signOf(width) >>> 1)) !== 0 ? 1 : 0;
-      this.#set(top | ((top ^ next) !== 0 ? OF : 0), CF | OF);
-    }
-    return result;
-  }
-
-  #rotateThroughCarry(operation: number, width: number, a: number, count: number): number {
+  #rotateThroughCarry(
+    left: boolean,
+    width: number,
+    a: number,
+    count: number,
+    top: number,
+    second: number,
+  ): number {
+    if (count === 0) return a;
+    const sign = signOf(width);
     let value = a;
     let carry = this.carry;
-    const sign = signOf(width);
+    const overflow = left ? top !== second : top !== carry;
     for (let i = 0; i < count; i++) {
-      if (operation === 2) {
+      if (left) {
         const out = (value & sign) !== 0 ? 1 : 0;
-        value = ((value << 1) | carry) >>> 0;
-        value = (value & maskOf(width)) >>> 0;
+        value = (((value << 1) | carry) & maskOf(width)) >>> 0;
         carry = out;
       } else {
         const out = value & 1;
@@ -260,10 +261,7 @@ export class Alu {
         carry = out;
       }
     }
-    const top = (value & sign) !== 0 ? 1 : 0;
-    const second = (value & (sign >>> 1)) !== 0 ? 1 : 0;
-    const overflow = operation === 2 ? top ^ carry : top ^ second;
-    this.#set(carry | (overflow !== 0 ? OF : 0), CF | OF);
+    this.#set(carry | (overflow ? OF : 0), CF | OF);
     return value;
   }
 
@@ -271,79 +269,69 @@ export class Alu {
     const count = by & 63;
     if (count === 0) return a;
     const n = BigInt(count);
+    const top = a >> 63n;
+    const turned = top !== ((a >> 62n) & 1n) ? OF : 0;
     let result: bigint;
-    let carry: bigint;
     switch (operation) {
       case 0:
-      case 1: {
-        const left = operation === 0 ? n : 64n - n;
-        result = ((a << left) | (a >> (64n - left))) & MASK64;
-        carry = operation === 0 ? result & 1n : result >> 63n;
-        const other = operation === 0 ? result >> 63n : (result >> 62n) & 1n;
-        this.#set(Number(carry) | (carry !== other ? OF : 0), CF | OF);
+        result = ((a << n) | (a >> (64n - n))) & MASK64;
+        this.#set(Number(result & 1n) | turned, CF | OF);
         return result;
-      }
+      case 1:
+        result = ((a >> n) | (a << (64n - n))) & MASK64;
+        this.#set(Number(result >> 63n) | (top !== (a & 1n) ? OF : 0), CF | OF);
+        return result;
       case 2:
       case 3: {
-        const wide = a | (BigInt(this.carry) << 64n);
+        const carry = BigInt(this.carry);
+        const wide = a | (carry << 64n);
         const left = operation === 2 ? n : 65n - n;
-        const turned = ((wide << left) | (wide >> (65n - left))) & ((1n << 65n) - 1n);
-        result = turned & MASK64;
-        carry = turned >> 64n;
-        const other = operation === 2 ? carry : (result >> 62n) & 1n;
-        this.#set(Number(carry) | (result >> 63n !== other ? OF : 0), CF | OF);
-        return result;
+        const around = ((wide << left) | (wide >> (65n - left))) & ((1n << 65n) - 1n);
+        const overflow = operation === 2 ? turned : top !== carry ? OF : 0;
+        this.#set(Number(around >> 64n) | overflow, CF | OF);
+        return around & MASK64;
       }
       case 5:
         result = a >> n;
-        carry = (a >> (n - 1n)) & 1n;
-        this.#set(this.#szp64(result) | Number(carry) | (count === 1 && (a & SIGN64) !== 0n ? OF : 0));
+        this.#set(this.#szp64(result) | Number((a >> (n - 1n)) & 1n) | (top !== 0n ? OF : 0));
         return result;
       case 7: {
         const value = BigInt.asIntN(64, a);
         result = (value >> n) & MASK64;
-        carry = (value >> (n - 1n)) & 1n;
-        this.#set(this.#szp64(result) | Number(carry));
+        this.#set(this.#szp64(result) | Number((value >> (n - 1n)) & 1n));
         return result;
       }
       default:
         result = (a << n) & MASK64;
-        carry = (a >> (64n - n)) & 1n;
-        this.#set(this.#szp64(result) | Number(carry) | (result >> 63n !== carry ? OF : 0));
+        this.#set(this.#szp64(result) | Number((a >> (64n - n)) & 1n) | turned);
         return result;
     }
   }
 
-  /** SHLD and SHRD of 2 or 4 bytes: `filler` moves in. A count beyond 16 of 16-bit operands is undefined. */
+  /** SHLD and SHRD of 2 or 4 bytes: `filler` moves in, and for 16 bits the operand itself after it. */
   doubleShift(left: boolean, width: number, a: number, filler: number, by: number): number {
     const count = by & 31;
     if (count === 0) return a;
     const bits = BigInt(width * 8);
     const n = BigInt(count);
     const mask = (1n << bits) - 1n;
-    // for 16 bits the filler goes around with the operand
-    const wide =
-      width === 2
-        ? (BigInt(a) << 32n) | (BigInt(filler) << 16n) | BigInt(a)
-        : (BigInt(a) << 32n) | BigInt(filler);
+    const [x, y] = [BigInt(a), BigInt(filler)];
+    const overflow = left
+      ? ((a & signOf(width)) !== 0) !== ((a & (signOf(width) >>> 1)) !== 0)
+      : ((a & signOf(width)) !== 0) !== ((filler & 1) !== 0);
     let result: bigint;
     let carry: bigint;
     if (left) {
-      const top = width === 2 ? 48n : 64n;
-      result = (wide >> (top - bits - n)) & mask;
-      carry = (wide >> (top - n)) & 1n;
+      const wide = (x << (2n * bits)) | (y << bits) | x;
+      result = (wide >> (2n * bits - n)) & mask;
+      carry = (wide >> (3n * bits - n)) & 1n;
     } else {
-      const low =
-        width === 2
-          ? (BigInt(a) << 32n) | (BigInt(filler) << 16n) | BigInt(a)
-          : (BigInt(filler) << 32n) | BigInt(a);
-      result = (low >> n) & mask;
-      carry = (low >> (n - 1n)) & 1n;
+      const wide = (x << (2n * bits)) | (y << bits) | x;
+      result = (wide >> n) & mask;
+      carry = (wide >> (n - 1n)) & 1n;
     }
-    const value = Number(result);
-    const overflow = ((value ^ a) & signOf(width)) !== 0;
-    this.#set(this.#szp(width, value) | Number(carry) | (overflow ? OF : 0));
-    return value;
+    this.#set(this.#szp(width, Number(result)) | Number(carry) | (overflow ? OF : 0));
+    return Number(result);
   }
 
   doubleShift64(left: boolean, a: bigint, filler: bigint, by: number): bigint {
@@ -354,7 +342,7 @@ export class Alu {
       ? ((a << n) | (filler >> (64n - n))) & MASK64
       : ((a >> n) | (filler << (64n - n))) & MASK64;
     const carry = left ? (a >> (64n - n)) & 1n : (a >> (n - 1n)) & 1n;
-    const overflow = ((result ^ a) & SIGN64) !== 0n;
+    const overflow = a >> 63n !== (left ? (a >> 62n) & 1n : filler & 1n);
     this.#set(this.#szp64(result) | Number(carry) | (overflow ? OF : 0));
     return result;
   }
@@ -413,13 +401,13 @@ export class Alu {
     this.#set(carry ? CF : 0, CF);
   }
 
-  /** BSF and BSR found a bit: flags as of a comparison of its number with 0, CF, AF and OF cleared. */
-  scanned(_index: number): void {
-    this.#set(0, ZF);
+  /** BSF and BSR: ZF says that there was no bit; PF follows the number, the others are cleared. */
+  scanned(index: number): void {
+    this.#set(PARITY[index]);
   }
 
   scannedNothing(): void {
-    this.#set(ZF, ZF);
+    this.#set(ZF | PF);
   }
 
   /** DAA and DAS. */

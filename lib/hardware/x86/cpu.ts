@@ -594,7 +594,8 @@ export class Cpu {
 
   setRm(width: number, value: number): void {
     if (this.mod === 3) this.setRegister(width, this.rm, value);
-    else this.writeAt(this.eaSegment, this.eaLo, this.eaHi, width, value);
+    else if (this.memory.stop === RUNNING) this.writeAt(this.eaSegment, this.eaLo, this.eaHi, width, value);
+    else this.memory.meantWrite();
   }
 
   getRm64(): bigint {
@@ -603,7 +604,8 @@ export class Cpu {
 
   setRm64(value: bigint): void {
     if (this.mod === 3) this.setRegister64(this.rm, value);
-    else this.writeAt64(this.eaSegment, this.eaLo, this.eaHi, value);
+    else if (this.memory.stop === RUNNING) this.writeAt64(this.eaSegment, this.eaLo, this.eaHi, value);
+    else this.memory.meantWrite();
   }
 
   // ---- the stack ---------------------------------------------------------------------------------------------------

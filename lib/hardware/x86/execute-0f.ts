@@ -334,7 +334,7 @@ function compareExchange(cpu: Cpu, width: number): void {
   if (cpu.lock && cpu.mod === 3) return cpu.undefinedOpcode();
   if (width === 8) {
     const value = cpu.getRm64();
-    if (cpu.stopped) return;
+    if (cpu.stopped) return cpu.memory.meantWrite();
     cpu.alu.subtract64(cpu.r64[RAX], value, 0);
     const equal = cpu.r64[RAX] === value;
     cpu.setRm64(equal ? cpu.r64[cpu.reg] : value);
@@ -342,7 +342,7 @@ function compareExchange(cpu: Cpu, width: number): void {
     return;
   }
   const value = cpu.getRm(width);
-  if (cpu.stopped) return;
+  if (cpu.stopped) return cpu.memory.meantWrite();
   const accumulator = cpu.getRegister(width, RAX);
   cpu.alu.subtract(width, accumulator, value, 0);
   const equal = accumulator === value;

@@ -110,13 +110,13 @@ export function execute(cpu: Cpu, opcode: number): void {
       return executeTwoByte(cpu, cpu.fetch8());
     case 0x27:
     case 0x2f:
-      if (!notInLong(cpu)) return;
       if (cpu.options.emulated && opcode === 0x27) return cpu.memory.unhandled();
+      if (!notInLong(cpu)) return;
       return cpu.setRegister(1, RAX, cpu.alu.decimalAdjust(opcode === 0x2f, cpu.r8[0]));
     case 0x37:
     case 0x3f:
-      if (!notInLong(cpu)) return;
       if (cpu.options.emulated) return cpu.memory.unhandled();
+      if (!notInLong(cpu)) return;
       return cpu.setRegister(2, RAX, cpu.alu.asciiAdjust(opcode === 0x3f, cpu.r16[0]));
     case 0x60:
       return pushAll(cpu);
@@ -350,9 +350,7 @@ export function execute(cpu: Cpu, opcode: number): void {
       const base = cpu.fetch8();
       if (!notInLong(cpu)) return;
       const al = (cpu.r8[0] + cpu.r8[1] * base) & 0xff;
-      cpu.setRegister(2, RAX, al);
-      cpu.alu.logic(1, al);
-      return;
+      return decimalResult(cpu, al);
     }
     case 0xd6:
       if (!notInLong(cpu)) return;
@@ -682,6 +680,13 @@ export function addToAddress(cpu: Cpu, by: number): number {
   return cpu.asize === 2 ? lo & 0xffff : lo >>> 0;
 }
 
+/** AAM and AAD: flags follow AL; KVM's emulator looks at the whole operand (arch/x86/kvm/emulate.c:em_aam, 6.1). */
+function decimalResult(cpu: Cpu, ax: number): void {
+  cpu.setRegister(2, RAX, ax);
+  if (cpu.options.emulated) cpu.alu.logic(cpu.osize, cpu.getRegister(cpu.osize, RAX));
+  else cpu.alu.logic(1, ax & 0xff);
+}
+
 // ---- moves ---------------------------------------------------------------------------------------------------------
 
 /** B0–BF */
@@ -857,15 +862,11 @@ function popToRm(cpu: Cpu): void {
   const after = cpu.r64[RSP];
   if ((cpu.modrm & 0x38) !== 0) return cpu.memory.unhandled();
   cpu.r64[RSP] = before;
-  if (size === 8) {
-    const value = cpu.peek64();
-    cpu.r64[RSP] = after;
-    cpu.setRm64(value);
-  } else {
-    const value = cpu.peek(size);
-    cpu.r64[RSP] = after;
-    cpu.setRm(size, value);
-  }
+  const value = size === 8 ? cpu.peek64() : BigInt(cpu.peek(size));
+  cpu.r64[RSP] = after;
+  if (cpu.stopped) return;
+  if (size === 8) cpu.setRm64(value);
+  else cpu.setRm(size, Number(value));
 }
 
 function pushFlags(cpu: Cpu): void {

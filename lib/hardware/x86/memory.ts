@@ -144,6 +144,11 @@ export class Memory {
     this.errorCode = errorCode;
   }
 
+  /** An operand was read to be written: its page fault is one of a write. */
+  meantWrite(): void {
+    if (this.stop === EXCEPTION && this.vector === PAGE_FAULT) this.errorCode |= PF_WRITE;
+  }
+
   unhandled(): void {
     if (this.stop === RUNNING) this.stop = UNHANDLED;
   }

@@ -8,7 +8,7 @@ import { type Cpu, REPNE } from "./cpu.ts";
 import { EXIT_PORT_IN, EXIT_PORT_OUT, GP, READ, RUNNING } from "./memory.ts";
 import { DF, DS, ES, RAX, RCX, RDI, RDX, RSI, TR, ZF } from "./state.ts";
 
-/** How many rounds a step does at most. */
+/** After so many rounds, counted in RCX, a step ends (arch/x86/kvm/emulate.c:x86_emulate_insn, 6.1). */
 const ROUNDS = 1024;
 
 /** Whether the counter of a repeated instruction is 0. */
@@ -17,27 +17,25 @@ function counted(cpu: Cpu): boolean {
   return cpu.asize === 4 ? cpu.r32[2 * RCX] === 0 : cpu.r16[4 * RCX] === 0;
 }
 
-/** Repeats a round; `comparing`: ZF ends it too (CMPS, SCAS). */
+/** Repeats a round; `comparing`: ZF ends it too (CMPS, SCAS). That the counter is 0 is seen before a round. */
 function repeat(
   cpu: Cpu,
   comparing: boolean,
   round: (cpu: Cpu, width: number, step: number) => void,
   width: number,
-) {
+): void {
   const step = (cpu.flags & DF) !== 0 ? -width : width;
   if (cpu.repeat === 0) return round(cpu, width, step);
   const { memory } = cpu;
-  for (let i = 0; i < ROUNDS; i++) {
-    if (counted(cpu)) return;
+  if (counted(cpu)) return;
+  do {
     round(cpu, width, step);
     if (memory.stop !== RUNNING) return;
     cpu.advance(RCX, -1);
     cpu.endRound();
     if (comparing && ((cpu.flags & ZF) !== 0) === (cpu.repeat === REPNE)) return;
-    if (memory.postedCount !== 0) break;
-  }
-  // ends are looked for before the next round, so the last one leaves RIP behind the instruction
-  cpu.again = !counted(cpu);
+  } while (cpu.r32[2 * RCX] % ROUNDS !== 0 && memory.postedCount === 0);
+  cpu.again = true;
 }
 
 const source = (cpu: Cpu): number => (cpu.segmentOverride >= 0 ? cpu.segmentOverride : DS);
