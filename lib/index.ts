@@ -6,6 +6,11 @@
  *     const vm = process.ioctl(kvm, KVM_CREATE_VM, 0);
  */
 export * from "./abi/index.ts";
+export { Edu } from "./hardware/edu.ts";
+export { Ivshmem } from "./hardware/ivshmem.ts";
+export { PciDevice, type PciModel } from "./hardware/pci-device.ts";
+export { type CapabilityImage, type PciImage, pciImage } from "./hardware/pci-image.ts";
+export { doorbell, intxLevel, type Register, RegisterDevice } from "./hardware/register-device.ts";
 export { PROT_READ, PROT_WRITE, SIGBUS, SIGSEGV } from "./kernel/address-space.ts";
 export { type CheckedSyscalls, checked, LinuxError } from "./kernel/checked.ts";
 export { Clock, type Timer } from "./kernel/clock.ts";
@@ -17,4 +22,5 @@ export { byHand, inOrder, type Policy, type Work, WorkQueue } from "./kernel/wor
 export { builtinHosts } from "./machine/builtin.ts";
 export { defaultProfile } from "./machine/default-profile.ts";
 export { Machine, type MachineOptions } from "./machine/machine.ts";
+export { type ModelFactory, pciModels } from "./machine/pci.ts";
 export { type Profile, type ProfileHeader, profileFromHeader } from "./machine/profile.ts";

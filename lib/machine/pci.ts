@@ -74,6 +74,7 @@ export class MachinePci implements PciHardware {
   readonly unmodelled: { offset: number; length: number }[] = [];
   readonly #devices = new Map<string, PciDevice>();
   readonly #pci: readonly PciDescription[];
+  readonly #models: ReadonlyMap<string, ModelFactory>;
 
   constructor(
     profile: Profile,
@@ -83,6 +84,7 @@ export class MachinePci implements PciHardware {
     models: ReadonlyMap<string, ModelFactory>,
   ) {
     this.#pci = profile.pci as readonly PciDescription[];
+    this.#models = models;
     const { host } = profile;
     const system = behaviour.irqMoveWithoutVector
       ? SYSTEM_VECTORS
@@ -96,10 +98,10 @@ export class MachinePci implements PciHardware {
     );
     const described = devices as readonly DeviceDescription[];
     occupy(this.irqs, hostInterrupts(host, this.#pci, new Set(described.map(({ bdf }) => bdf))));
-    for (const description of described) this.#add(description, models);
+    for (const description of described) this.#add(description);
   }
 
-  #add(description: DeviceDescription, models: ReadonlyMap<string, ModelFactory>): void {
+  #add(description: DeviceDescription): PciDevice {
     const { bdf, vendor, device: id, rom, reset_methods: resetMethods, irq } = description;
     const config = imageOf(description);
     const bars: PciBar[] = (description.bars ?? []).map((bar) => ({
@@ -119,10 +121,11 @@ export class MachinePci implements PciHardware {
       rom: rom ?? 0,
       resetMethods: (resetMethods ?? []).filter((method) => method !== "bus" || this.#aloneOnBus(bdf)),
     });
-    const model = models.get(`${vendor}:${id}`)?.(device);
+    const model = this.#models.get(`${vendor}:${id}`)?.(device);
     device.model = model !== undefined && description.big_endian === true ? new ByteSwapped(model) : model;
     this.irqs.connect(device, irq !== undefined && irq >= 16 ? irq : pinOf(this.#pci, bdf, device.pin));
     this.#devices.set(bdf, device);
+    return device;
   }
 
   /** A reset of the bus is a reset of the function where there is no other on it. */
@@ -130,8 +133,15 @@ export class MachinePci implements PciHardware {
     return !this.#pci.some(({ bdf }) => bdf !== address && bdf.slice(0, 7) === address.slice(0, 7));
   }
 
-  device(address: string): PciDevice | undefined {
-    return this.#devices.get(address);
+  /** A function; one that the profile lists without describing it has its ids alone. */
+  device(address: string): PciDevice {
+    let device = this.#devices.get(address);
+    if (device === undefined) {
+      const listed = this.#pci.find(({ bdf }) => bdf === address);
+      const { vendor, device: id } = listed ?? { vendor: "0xffff", device: "0xffff" };
+      device = this.#add({ bdf: address, vendor, device: id, class: listed?.class ?? "0xff0000" });
+    }
+    return device;
   }
 
   /**

@@ -87,7 +87,8 @@ import { enableVirqfd, eventfdOf, type Virqfd } from "./virqfd.ts";
 /** The PCI devices of a host as hardware, and the interrupts of the host they are wired to. */
 export interface PciHardware {
   readonly irqs: HostIrqs;
-  device(address: string): PciDevice | undefined;
+  /** a function that the profile does not describe has its ids, and nothing else */
+  device(address: string): PciDevice;
   /** registers that were read though no model knows them, as ranges of the device's file; whoever compares takes them */
   readonly unmodelled: { offset: number; length: number }[];
   /** whether the bus below this device's bridge comes back after it is reset */
@@ -572,11 +573,8 @@ function settable(flags: number, given: number, needed: number): number {
 /** Makes the devices of a host whose hardware this is. */
 export const pciVfioDevices =
   (hardware: PciHardware): CreateVfioDevice =>
-  (host, pciFunction, group, index) => {
-    const pci = hardware.device(pciFunction.address);
-    if (pci === undefined) throw new Error(`no hardware for ${pciFunction.address}`);
-    return new PciVfioDevice(host, pciFunction, group, index, pci, hardware);
-  };
+  (host, pciFunction, group, index) =>
+    new PciVfioDevice(host, pciFunction, group, index, hardware.device(pciFunction.address), hardware);
 
 /** What differs between releases here; the machine floor fills it in. */
 export interface VfioDeviceBehaviour {
