@@ -74,7 +74,7 @@ export const volatileRules: readonly VolatileRule[] = [
     requests: [KVM_GET_SUPPORTED_CPUID.number],
     ranges(answer) {
       const found: Range[] = [];
-      for (let at = CPUID_HEAD; at + CPUID_ENTRY <= answer.length; at += CPUID_ENTRY)
+      for (let at = CPUID_HEAD; at + 4 <= answer.length; at += CPUID_ENTRY)
         if (load32(answer, at) === 1) found.push([at + CPUID_EBX + 3, 1]);
         else if (topologyLeaves.has(load32(answer, at))) found.push([at + CPUID_EDX, 4]);
       return found;
@@ -85,7 +85,7 @@ export const volatileRules: readonly VolatileRule[] = [
     requests: [KVM_GET_MSRS.number],
     ranges(answer) {
       const found: Range[] = [];
-      for (let at = MSR_HEAD; at + MSR_ENTRY <= answer.length; at += MSR_ENTRY)
+      for (let at = MSR_HEAD; at + 4 <= answer.length; at += MSR_ENTRY)
         if (clockMsrs.has(load32(answer, at))) found.push([at + 8, 8]);
       return found;
     },
