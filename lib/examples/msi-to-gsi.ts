@@ -133,7 +133,7 @@ export function tell({ gsi, meant, came, rows }: Outcome): string {
 export const hotPlug = (design: Design): Program => ({
   name: `a device leaves while another comes (${design})`,
   setup() {
-    const vm = new PowerVm(byHand);
+    const vm = new PowerVm({ policy: byHand });
     const calls = new Calls(vm.process);
     const irqchip = new Irqchip(calls, vm.vm, linear(design));
     const bridge = new SpaprPhb(irqchip, new SourceNumbers(0xfffc, 0x1_0004));

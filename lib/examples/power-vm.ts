@@ -17,6 +17,9 @@ import { KVM_DEV_XICS_GRP_SOURCES } from "../abi/kvm-ppc.ts";
 import { load32, store32 } from "../abi/struct.ts";
 import type { Process } from "../kernel/process.ts";
 import type { Policy } from "../kernel/work-queue.ts";
+import type { IrqchipProposal } from "../kvm/irqchip-type.ts";
+import type { PpcVcpu } from "../kvm/ppc/vcpu.ts";
+import type { VcpuFile } from "../kvm/vcpu.ts";
 import { builtinHosts } from "../machine/builtin.ts";
 import { Machine } from "../machine/machine.ts";
 import { profileFromHeader } from "../machine/profile.ts";
@@ -30,25 +33,58 @@ const LEVEL_SENSITIVE = 1 << 8;
 const PRESENTED = 1 << 11;
 const QUEUED = 1 << 12;
 
+export interface PowerVmOptions {
+  policy?: Policy;
+  irqchipProposal?: IrqchipProposal;
+  /** false: neither a XICS nor a connection to one yet */
+  controller?: boolean;
+}
+
 export class PowerVm {
   readonly machine: Machine;
   readonly process: Process;
   readonly vm: number;
-  readonly xics: number;
+  xics = -1;
   readonly vcpu: number;
 
-  constructor(policy?: Policy) {
-    this.machine = new Machine(profile, policy === undefined ? {} : { policy });
+  constructor({ policy, irqchipProposal, controller = true }: PowerVmOptions = {}) {
+    this.machine = new Machine(
+      { ...profile, ...(irqchipProposal && { irqchipProposal }) },
+      policy === undefined ? {} : { policy },
+    );
     this.process = this.machine.process();
     const { process } = this;
     this.vm = process.ioctl(process.open("/dev/kvm", 2), KVM_CREATE_VM, 0);
-    const create = KvmCreateDevice.encode({ type: KVM_DEV_TYPE_XICS });
-    process.ioctl(this.vm, KVM_CREATE_DEVICE, create);
-    this.xics = KvmCreateDevice.decode(create).fd;
-    this.vcpu = process.ioctl(this.vm, KVM_CREATE_VCPU, 0);
-    process.ioctl(this.vcpu, KVM_ENABLE_CAP, KvmEnableCap.encode({ cap: KVM_CAP_PPC_PAPR }));
-    const connect = KvmEnableCap.encode({ cap: KVM_CAP_IRQ_XICS, args: [BigInt(this.xics), 0n, 0n, 0n] });
-    process.ioctl(this.vcpu, KVM_ENABLE_CAP, connect);
+    this.vcpu = this.addVcpu(0);
+    if (!controller) return;
+    this.createXics();
+    this.connect(this.vcpu, 0);
+  }
+
+  /** KVM_CREATE_VCPU, made ready to run a guest that knows PAPR. */
+  addVcpu(id: number): number {
+    const vcpu = this.process.ioctl(this.vm, KVM_CREATE_VCPU, id);
+    this.process.ioctl(vcpu, KVM_ENABLE_CAP, KvmEnableCap.encode({ cap: KVM_CAP_PPC_PAPR }));
+    return vcpu;
+  }
+
+  /** KVM_CREATE_DEVICE: 0 or −errno. */
+  createXics(type = KVM_DEV_TYPE_XICS): number {
+    const create = KvmCreateDevice.encode({ type });
+    const result = this.process.ioctl(this.vm, KVM_CREATE_DEVICE, create);
+    if (result === 0) this.xics = KvmCreateDevice.decode(create).fd;
+    return result;
+  }
+
+  /** KVM_ENABLE_CAP: the vCPU can receive interrupts from now on. */
+  connect(vcpu: number, server: number): number {
+    const args = [BigInt(this.xics), BigInt(server), 0n, 0n];
+    return this.process.ioctl(vcpu, KVM_ENABLE_CAP, KvmEnableCap.encode({ cap: KVM_CAP_IRQ_XICS, args }));
+  }
+
+  /** The vCPU itself, to put a guest on it. */
+  cpu(vcpu = this.vcpu): PpcVcpu {
+    return (this.process.fds.get(vcpu) as VcpuFile).vcpu.arch as PpcVcpu;
   }
 
   #source(request: typeof KVM_GET_DEVICE_ATTR, number: number, state: Uint8Array): number {
@@ -57,9 +93,10 @@ export class PowerVm {
     return this.process.ioctl(this.xics, request, KvmDeviceAttr.encode(attr));
   }
 
-  /** Sets a source up, at server 0: 0 or −errno. */
-  setUp(number: number, level = false): number {
+  /** Sets a source up: 0 or −errno. */
+  setUp(number: number, level = false, server = 0): number {
     const state = new Uint8Array(8);
+    store32(state, 0, server);
     store32(state, 4, PRIORITY | (level ? LEVEL_SENSITIVE : 0));
     return this.#source(KVM_SET_DEVICE_ATTR, number, state);
   }

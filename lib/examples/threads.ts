@@ -2,7 +2,10 @@
 import { type ExploreOptions, explore } from "../fuzz/explore/explore.ts";
 import { toText } from "../fuzz/explore/report.ts";
 import type { Program } from "../fuzz/explore/run.ts";
+import { Machine } from "../machine/machine.ts";
 import type { Claim } from "./claims.ts";
+import * as irqchips from "./irqchips.ts";
+import { claims as irqchipsClaims } from "./irqchips-claims.ts";
 import * as msiToGsi from "./msi-to-gsi.ts";
 import { claims as msiToGsiClaims } from "./msi-to-gsi-claims.ts";
 
@@ -30,6 +33,16 @@ export const threads: readonly Thread[] = [
       { program: msiToGsi.twoRoutes(false), options: all },
     ],
     claims: msiToGsiClaims,
+  },
+  {
+    name: "004 creating irqchips and injecting interrupts",
+    print: () => irqchips.print(() => new Machine().process()),
+    failures: [
+      { program: irqchips.oneLineTwoSides(true), options: all },
+      { program: irqchips.announcedWhileRunning("run"), options: all },
+      { program: irqchips.announcedWhileRunning("refuse"), options: all },
+    ],
+    claims: irqchipsClaims,
   },
 ];
 

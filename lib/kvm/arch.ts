@@ -57,6 +57,8 @@ export interface VmArch {
 
 /** What an architecture keeps for a vCPU. */
 export interface VcpuArch {
+  /** whether it is connected to the interrupt controller, where that is a step of its own */
+  readonly connected?: boolean;
   /** the vCPU has its descriptor: from now on it is seen */
   online(): void;
   /** KVM_RUN */

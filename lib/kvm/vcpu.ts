@@ -11,6 +11,7 @@ import { File, O_RDWR } from "../kernel/file.ts";
 import type { Process } from "../kernel/process.ts";
 import type { KvmArch, VcpuArch } from "./arch.ts";
 import { type Entry, type Table, table } from "./dispatch.ts";
+import { checkAnnouncedIrqchip } from "./irqchip-type.ts";
 import type { Vm } from "./vm.ts";
 
 /** KVM_DIRTY_LOG_PAGE_OFFSET on x86 and arm64, in pages */
@@ -121,7 +122,14 @@ function enableCap(file: VcpuFile, user: Argument, process: Process): number {
 }
 
 const common: readonly Entry<VcpuFile>[] = [
-  [KVM_RUN, (file, user) => (user.value !== 0 ? -EINVAL : file.vcpu.arch!.run())],
+  [
+    KVM_RUN,
+    ({ vcpu }, user) => {
+      if (user.value !== 0) return -EINVAL;
+      const refused = checkAnnouncedIrqchip(vcpu);
+      return refused < 0 ? refused : vcpu.arch!.run();
+    },
+  ],
   [KVM_ENABLE_CAP, enableCap],
 ];
 

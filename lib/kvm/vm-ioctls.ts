@@ -20,6 +20,7 @@ import { registerCoalescedMmio, unregisterCoalescedMmio } from "./coalesced-mmio
 import { createDevice } from "./device.ts";
 import { type Entry, type Table, table } from "./dispatch.ts";
 import { ioeventfd } from "./ioeventfd.ts";
+import { KVM_SET_IRQCHIP_TYPE, setIrqchipType } from "./irqchip-type.ts";
 import { clearDirtyLog, getDirtyLog, setUserMemoryRegion, setUserMemoryRegion2 } from "./memory-slots.ts";
 import type { VmFile } from "./vm.ts";
 
@@ -44,6 +45,7 @@ const common: readonly Entry<VmFile>[] = [
   [KVM_UNREGISTER_COALESCED_MMIO, unregisterCoalescedMmio],
   [KVM_CREATE_DEVICE, createDevice],
   [KVM_ENABLE_CAP, (file, user) => file.vm.enableCap(user)],
+  [KVM_SET_IRQCHIP_TYPE, setIrqchipType],
 ];
 
 const tables = new WeakMap<KvmArch, Table<VmFile>>();

@@ -65,6 +65,8 @@ export class Vm {
   readonly irqfds = new Map<EventFd, IrqFd>();
   /** by GSI */
   readonly resamplers = new Map<number, Resampler>();
+  /** KVM_SET_IRQCHIP_TYPE: the type of controller that is to come */
+  announcedIrqchip: number | undefined;
   /** after an error from which a VM does not recover: every later call answers EIO */
   dead = false;
   /** bytes of a vCPU's dirty ring; 0 while there is none */

@@ -3,6 +3,7 @@
  * header of a trace is such a description; `profileFromHeader` takes it as it is.
  */
 import type { HostFacts } from "../kvm/host.ts";
+import type { IrqchipProposal } from "../kvm/irqchip-type.ts";
 import { completed } from "./builtin.ts";
 import { factsOf, type HeaderFacts } from "./facts.ts";
 
@@ -19,6 +20,8 @@ export interface Profile {
   readonly vmCapabilities: ReadonlyMap<number, number>;
   readonly vcpuMmapSize: number;
   readonly pageSize: number;
+  /** KVM_SET_IRQCHIP_TYPE, which no release has: what KVM_RUN does before the announced controller exists */
+  readonly irqchipProposal?: IrqchipProposal;
   readonly facts: HostFacts;
   /** the machine around KVM: IOMMU, interrupt remapping, processors */
   readonly host: Readonly<Record<string, unknown>>;
@@ -46,7 +49,7 @@ export interface ProfileHeader {
  */
 function vcpuPages(header: ProfileHeader): number {
   if (header.arch === "x86_64") return 3;
-  return header.arch === "ppc64le" && header.kvm !== "pr" ? 1 : 2;
+  return header.arch === "ppc64le" && header.kvm === "hv" ? 1 : 2;
 }
 
 /** The host that a trace was recorded on; one that does not say what its KVM offers is completed from the library. */

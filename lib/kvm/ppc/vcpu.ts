@@ -4,6 +4,7 @@
  */
 import { EBADF, EBUSY, EFAULT, EINTR, EINVAL, ENXIO, EPERM } from "../../abi/errno.ts";
 import {
+  KVM_CAP_IRQ_MPIC,
   KVM_CAP_IRQ_XICS,
   KVM_CAP_PPC_AIL_MODE_3,
   KVM_CAP_PPC_FWNMI,
@@ -30,7 +31,7 @@ import { H_RTAS, H_SUCCESS } from "./hypercalls.ts";
 import { OneRegs } from "./one-reg.ts";
 import { PpcRegisters } from "./registers.ts";
 import { rtasCall } from "./rtas.ts";
-import { hasXive, type PpcVm } from "./vm.ts";
+import { hasMpic, hasXive, type PpcVm } from "./vm.ts";
 
 /** PVR of a POWER9 (2.0) and of a POWER8E: the processors of the recorded hosts in hypervisor and in user mode */
 const PVR_POWER9 = 0x004e_1200;
@@ -71,6 +72,10 @@ export class PpcVcpu implements VcpuArch, ExternalInput {
     return Math.floor(this.vcpu.vm.kernel.clock.now / 2);
   }
 
+  get connected(): boolean {
+    return this.presenter !== undefined;
+  }
+
   online(): void {}
 
   /** KVM_RUN: EINVAL for a vCPU that is not ready. Without a guest it runs until a signal comes: EINTR. */
@@ -108,6 +113,8 @@ export class PpcVcpu implements VcpuArch, ExternalInput {
         return 0;
       case KVM_CAP_PPC_FWNMI:
         return this.vm.hv ? 0 : -EINVAL;
+      case KVM_CAP_IRQ_MPIC:
+        return hasMpic(this.vm.vm.host) ? this.#connect(capability, args, process) : -EINVAL;
       case KVM_CAP_IRQ_XICS:
       case KVM_CAP_PPC_IRQ_XIVE:
         return this.#connect(capability, args, process);
