@@ -30,9 +30,21 @@ function compare(a: GicIrq, b: GicIrq): number {
   return ready !== 0 || !(a.enabled && a.pending) ? ready : a.priority - b.priority;
 }
 
+/**
+ * What the hardware makes of the control fields when they are loaded into it: as many bits of priority as it has, and
+ * binary points no lower than those allow (IHI 0069H 8.3, ICV_PMR_EL1, ICV_BPR0_EL1, ICV_BPR1_EL1).
+ */
+function settle(gic: Gic, { control }: GicCpu): void {
+  const unused = 8 - gic.hardware.priorityBits;
+  control.pmr &= (IDLE << unused) & IDLE;
+  control.bpr = Math.max(control.bpr, unused - 1);
+  control.abpr = Math.max(control.abpr, unused);
+}
+
 /** Fills the list registers (vgic_flush_lr_state). */
 export function load(gic: Gic, cpu: GicCpu): void {
   const { lrs, queue } = cpu;
+  settle(gic, cpu);
   lrs.length = 0;
   const several = queue.some((irq) => fromSeveral(gic, irq));
   if (several || queue.length > gic.hardware.listRegisters) queue.sort(compare);
@@ -114,26 +126,32 @@ export function runningPriority(cpu: GicCpu): number {
   return active === 0 ? IDLE : (31 - Math.clz32(active & -active)) << (8 - cpu.priorityBits);
 }
 
-/** The list register that would be acknowledged now. */
-export function highestPending(cpu: GicCpu): ListRegister | undefined {
+/** The pending list register of the highest priority whose group is enabled. */
+function bestPending({ lrs, control }: GicCpu): ListRegister | undefined {
   let best: ListRegister | undefined;
-  for (const lr of cpu.lrs)
+  for (const lr of lrs)
     if (
       lr.pending &&
       !lr.active &&
-      (lr.group === 0 ? cpu.control.grpen0 : cpu.control.grpen1) === 1 &&
+      (lr.group === 0 ? control.grpen0 : control.grpen1) === 1 &&
       (best === undefined || lr.priority < best.priority)
     )
       best = lr;
-  if (best === undefined || best.priority >= cpu.control.pmr) return undefined;
-  const mask = groupMask(cpu, best.group);
-  return (best.priority & mask) < (runningPriority(cpu) & mask) ? best : undefined;
+  return best;
 }
 
-/** A read of ICC_IAR<group>_EL1, or of GICC_IAR with `group` left out: the number, from bit 10 on a GICv2 SGI's sender. */
-export function acknowledge(cpu: GicCpu, group?: number): number {
-  const lr = highestPending(cpu);
-  if (lr === undefined || (group !== undefined && lr.group !== group)) return SPURIOUS;
+/** The list register that would be acknowledged now: above the mask, and above what the processor is busy with. */
+export function highestPending(cpu: GicCpu): ListRegister | undefined {
+  const best = bestPending(cpu);
+  if (best === undefined || best.priority >= cpu.control.pmr) return undefined;
+  const running = runningPriority(cpu);
+  if (running === IDLE) return best;
+  const mask = groupMask(cpu, best.group);
+  return (best.priority & mask) < (running & mask) ? best : undefined;
+}
+
+/** The interrupt becomes active, and its priority the one that the processor is busy with. */
+function activate(cpu: GicCpu, lr: ListRegister): number {
   lr.pending = false;
   lr.active = true;
   const bit = 1 << ((lr.priority & groupMask(cpu, lr.group)) >>> (8 - cpu.priorityBits));
@@ -142,19 +160,47 @@ export function acknowledge(cpu: GicCpu, group?: number): number {
   return lr.irq.intid | (lr.source << 10);
 }
 
-/** A write of ICC_EOIR<group>_EL1 or GICC_EOIR: the priority drops, and unless EOImode is set the interrupt ends. */
-export function endOfInterrupt(cpu: GicCpu, value: number): void {
-  const lowest = cpu.ap0r | cpu.ap1r;
-  const bit = lowest & -lowest;
-  cpu.ap0r = (cpu.ap0r & ~bit) >>> 0;
-  cpu.ap1r = (cpu.ap1r & ~bit) >>> 0;
-  if (cpu.control.eoim === 0) deactivate(cpu, value);
+/** A read of ICC_IAR<group>_EL1. */
+function acknowledge(cpu: GicCpu, group: number): number {
+  const lr = highestPending(cpu);
+  return lr === undefined || lr.group !== group ? SPURIOUS : activate(cpu, lr);
 }
 
-/** A write of ICC_DIR_EL1 or GICC_DIR. */
-export function deactivate(cpu: GicCpu, value: number): void {
-  const intid = cpu.sre !== 0 ? value & 0xff_ffff : value & 0x3ff;
-  const lr = cpu.lrs.find((each) => each.active && each.irq.intid === intid);
+/** A read of ICC_HPPIR<group>_EL1: neither the mask nor the running priority count. */
+function pendingNumber(cpu: GicCpu, group: number): number {
+  const lr = bestPending(cpu);
+  return lr === undefined || lr.group !== group ? SPURIOUS : lr.irq.intid;
+}
+
+/**
+ * A write of ICC_EOIR<group>_EL1: the priority drops, and unless EOImode is set the interrupt ends, if it is of that
+ * group and of the priority that dropped.
+ */
+function endOfInterrupt(cpu: GicCpu, intid: number, group: number): void {
+  const dropped = dropPriority(cpu);
+  if (dropped === IDLE) return;
+  const lr = findActive(cpu, intid);
+  if (lr === undefined || lr.group !== group) return;
+  if ((lr.priority & groupMask(cpu, group)) !== dropped) return;
+  if (cpu.control.eoim === 0) lr.active = false;
+}
+
+/** Clears the highest active priority and answers it. */
+function dropPriority(cpu: GicCpu): number {
+  const dropped = runningPriority(cpu);
+  if (dropped === IDLE) return IDLE;
+  const bit = 1 << (dropped >>> (8 - cpu.priorityBits));
+  if ((cpu.ap0r & bit) !== 0) cpu.ap0r = (cpu.ap0r & ~bit) >>> 0;
+  else cpu.ap1r = (cpu.ap1r & ~bit) >>> 0;
+  return dropped;
+}
+
+const findActive = (cpu: GicCpu, intid: number): ListRegister | undefined =>
+  cpu.lrs.find((lr) => lr.active && lr.irq.intid === intid);
+
+/** A write of ICC_DIR_EL1 or GICC_DIR: without EOImode it does nothing. */
+function writeDir(cpu: GicCpu, intid: number): void {
+  const lr = cpu.control.eoim === 1 ? findActive(cpu, intid) : undefined;
   if (lr !== undefined) lr.active = false;
 }
 
@@ -290,11 +336,6 @@ const LAST_SPECIAL = 1023;
 
 const isSpecial = (intid: number): boolean => intid >= FIRST_SPECIAL && intid <= LAST_SPECIAL;
 
-const pendingNumber = (cpu: GicCpu, group?: number): number => {
-  const lr = highestPending(cpu);
-  return lr === undefined || (group !== undefined && lr.group !== group) ? SPURIOUS : lr.irq.intid;
-};
-
 /** A guest reads a system register of its GICv3 interface; what is none reads zero. */
 export function guestReadSysreg(gic: Gic, cpu: GicCpu, register: number): number {
   switch (register) {
@@ -317,10 +358,10 @@ export function guestWriteSysreg(gic: Gic, cpu: GicCpu, register: number, value:
   switch (register) {
     case ICC_EOIR0_EL1:
     case ICC_EOIR1_EL1:
-      if (!isSpecial(intid)) endOfInterrupt(cpu, intid);
+      if (!isSpecial(intid)) endOfInterrupt(cpu, intid, register === ICC_EOIR0_EL1 ? 0 : 1);
       break;
     case ICC_DIR_EL1:
-      deactivate(cpu, intid);
+      writeDir(cpu, intid);
       break;
     case ICC_SGI1R_EL1:
       sendSgi1r(gic, cpu, value);
@@ -331,6 +372,7 @@ export function guestWriteSysreg(gic: Gic, cpu: GicCpu, register: number, value:
       break;
     default:
       writeSysreg(gic, cpu, register, value);
+      settle(gic, cpu);
   }
 }
 
@@ -351,6 +393,33 @@ function sendSgi1r(gic: Gic, sender: GicCpu, value: bigint): void {
       ((list >>> (cpu.mpidr & 0xff)) & 1) === 1;
     if (everyone ? cpu !== sender : named) gic.sendSgi(cpu, intid, sender.id);
   }
+}
+
+/** GICv2: what a read of IAR or HPPIR says of a pending interrupt of group 1 without AckCtl. */
+const OTHER_GROUP = 1022;
+
+const hiddenGroup = (cpu: GicCpu, lr: ListRegister): boolean => lr.group === 1 && cpu.control.ackctl === 0;
+
+/** A read of GICC_IAR: from bit 10 on an SGI's sender. */
+function acknowledgeV2(cpu: GicCpu): number {
+  const best = bestPending(cpu);
+  if (best === undefined || best.priority >= cpu.control.pmr) return SPURIOUS;
+  if (hiddenGroup(cpu, best)) return OTHER_GROUP;
+  return highestPending(cpu) === undefined ? SPURIOUS : activate(cpu, best);
+}
+
+/** A read of GICC_HPPIR. */
+function pendingNumberV2(cpu: GicCpu): number {
+  const best = bestPending(cpu);
+  if (best === undefined || best.priority >= cpu.control.pmr) return SPURIOUS;
+  return hiddenGroup(cpu, best) ? OTHER_GROUP : best.irq.intid | (best.source << 10);
+}
+
+/** A write of GICC_EOIR: the priority drops, and unless EOImode is set the interrupt ends, whatever its priority. */
+function endOfInterruptV2(cpu: GicCpu, intid: number): void {
+  dropPriority(cpu);
+  const lr = cpu.control.eoim === 0 ? findActive(cpu, intid) : undefined;
+  if (lr !== undefined) lr.active = false;
 }
 
 /** Registers of a GICv2's processor interface as the guest has them. */
@@ -385,9 +454,9 @@ export function guestReadInterface(cpu: GicCpu, offset: number): number {
     case GICC_ABPR:
       return control.abpr;
     case GICC_IAR:
-      return acknowledge(cpu);
+      return acknowledgeV2(cpu);
     case GICC_HPPIR:
-      return pendingNumber(cpu);
+      return pendingNumberV2(cpu);
     case GICC_RPR:
       return runningPriority(cpu);
     case GICC_IIDR:
@@ -420,10 +489,10 @@ export function guestWriteInterface(cpu: GicCpu, offset: number, value: number):
       control.abpr = value & 7;
       break;
     case GICC_EOIR:
-      if (!isSpecial(value & 0x3ff)) endOfInterrupt(cpu, value);
+      if (!isSpecial(value & 0x3ff)) endOfInterruptV2(cpu, value & 0x3ff);
       break;
     case GICC_DIR:
-      deactivate(cpu, value);
+      writeDir(cpu, value & 0x3ff);
       break;
   }
 }

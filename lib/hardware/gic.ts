@@ -207,11 +207,8 @@ export class Gic {
     return this.nrSpis + NR_PRIVATE_IRQS;
   }
 
-  /**
-   * Brings everything into its reset state (vgic_init). `byId`: a GICv2 target mask is made of the programs' numbers
-   * of the processors, not of their order.
-   */
-  reset(byId: boolean): void {
+  /** Brings everything into its reset state (vgic_init). */
+  reset(): void {
     if (this.nrSpis === 0) this.nrSpis = DEFAULT_SPIS;
     this.spis = [];
     for (let i = 0; i < this.nrSpis; i++) {
@@ -224,7 +221,7 @@ export class Gic {
         if (this.version === 3) {
           irq.group = 1;
           irq.mpidr = cpu.mpidr;
-        } else irq.targets = 1 << (byId ? cpu.id : cpu.index);
+        } else irq.targets = 1 << cpu.index;
       Object.assign(cpu.control, newControl());
       cpu.priorityBits = this.hardware.priorityBits;
       cpu.idBits = this.hardware.idBits;

@@ -115,7 +115,7 @@ export class Vgic implements IrqArch {
   init(): number {
     if (this.initialized) return 0;
     const { gic } = this;
-    gic.reset(this.byId);
+    gic.reset();
     if (gic.hasIts) this.openTranslationCache();
     const failed = this.vm.routing.replace(defaultRoutes(gic.nrSpis), 0, gic.nrSpis);
     if (failed < 0) return failed;

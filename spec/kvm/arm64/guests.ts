@@ -1,10 +1,23 @@
 /** Guests in place of the machine code of the recordings in guest-code folders, and a kernel that runs them. */
 import { KVM_RUN } from "../../../lib/abi/kvm.ts";
 import {
+  ICC_AP0R0_EL1,
+  ICC_AP1R0_EL1,
+  ICC_BPR0_EL1,
+  ICC_BPR1_EL1,
+  ICC_CTLR_EL1,
+  ICC_DIR_EL1,
+  ICC_EOIR0_EL1,
   ICC_EOIR1_EL1,
+  ICC_HPPIR0_EL1,
+  ICC_HPPIR1_EL1,
+  ICC_IAR0_EL1,
   ICC_IAR1_EL1,
+  ICC_IGRPEN0_EL1,
   ICC_IGRPEN1_EL1,
   ICC_PMR_EL1,
+  ICC_RPR_EL1,
+  ICC_SGI1R_EL1,
   ICC_SRE_EL1,
 } from "../../../lib/hardware/gic-cpu-interface.ts";
 import type { Process } from "../../../lib/kernel/process.ts";
@@ -89,4 +102,65 @@ export function* ioeventfdsAndInterrupt(): Guest {
   yield* writeRegister(ICC_EOIR1_EL1, intid);
   yield* store(CONSOLE, 4, 0x99);
   for (;;) yield* wfi();
+}
+
+/** Where the mailbox of a vCPU lies: what to do and two arguments, then at 32 the answer. */
+const mailbox = (vcpu: Arm64Vcpu): number => 0x4000_2000 + 0x1000 * vcpu.vcpu.id;
+
+/** What a mailbox may ask: loads and stores by their width, reads and writes by their register. */
+const stores = new Map([
+  [1n, 4],
+  [3n, 1],
+  [5n, 8],
+  [30n, 2],
+]);
+const loads = new Map([
+  [2n, 4],
+  [4n, 1],
+  [6n, 8],
+]);
+const reads = new Map([
+  [7n, ICC_IAR1_EL1],
+  [9n, ICC_IAR0_EL1],
+  [12n, ICC_RPR_EL1],
+  [13n, ICC_HPPIR1_EL1],
+  [14n, ICC_HPPIR0_EL1],
+  [15n, ICC_PMR_EL1],
+  [17n, ICC_CTLR_EL1],
+  [19n, ICC_BPR0_EL1],
+  [21n, ICC_BPR1_EL1],
+  [23n, ICC_IGRPEN0_EL1],
+  [25n, ICC_IGRPEN1_EL1],
+  [27n, ICC_AP0R0_EL1],
+  [28n, ICC_AP1R0_EL1],
+  [31n, ICC_SRE_EL1],
+]);
+const writes = new Map([
+  [8n, ICC_EOIR1_EL1],
+  [10n, ICC_EOIR0_EL1],
+  [11n, ICC_DIR_EL1],
+  [16n, ICC_PMR_EL1],
+  [18n, ICC_CTLR_EL1],
+  [20n, ICC_BPR0_EL1],
+  [22n, ICC_BPR1_EL1],
+  [24n, ICC_IGRPEN0_EL1],
+  [26n, ICC_IGRPEN1_EL1],
+  [29n, ICC_SGI1R_EL1],
+]);
+
+/** guest-code/mailbox: for ever, does what its mailbox says, after telling that it waits. */
+export function* mailboxes(vcpu: Arm64Vcpu): Guest {
+  const own = mailbox(vcpu);
+  for (;;) {
+    yield* store(CONSOLE, 4, 0x11);
+    const action = yield* load(own, 8);
+    const a = yield* load(own + 8, 8);
+    const b = yield* load(own + 16, 8);
+    let answer = 0n;
+    if (stores.has(action)) yield* store(Number(a), stores.get(action)!, b);
+    else if (loads.has(action)) answer = yield* load(Number(a), loads.get(action)!);
+    else if (reads.has(action)) answer = BigInt(yield* readRegister(reads.get(action)!));
+    else if (writes.has(action)) yield* writeRegister(writes.get(action)!, a);
+    yield* store(own + 32, 8, answer);
+  }
 }

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { readTrace } from "../../../lib/trace/format.ts";
 import { describe as inWords, type KernelFactory, replay } from "../../../lib/trace/replay.ts";
-import { ioeventfdsAndInterrupt, withGuests } from "./guests.ts";
+import { ioeventfdsAndInterrupt, mailboxes, withGuests } from "./guests.ts";
 
 const fixtures = new URL("../../../fixtures/", import.meta.url).pathname;
 
@@ -38,5 +38,11 @@ describe("guests, with a script in place of the machine code", () => {
   test.each(["6.1", "6.12", "7.2"])("arm64-kvm-%s/guest-code/guest", (release) => {
     const path = `traces/arm64-kvm-${release}/guest-code/guest.jsonl.gz`;
     expect(identical(path, withGuests(ioeventfdsAndInterrupt))).toBe(125);
+  });
+
+  test.each(namesIn("recorded/arm64-6.12/guest-code"))("registers of two vCPUs: %s", (name) => {
+    expect(identical(join("recorded/arm64-6.12/guest-code", name), withGuests(mailboxes))).toBeGreaterThan(
+      1000,
+    );
   });
 });
