@@ -1,9 +1,12 @@
 /**
- * KVM on 64-bit POWER servers (book3s): which requests it adds, and what a VM and a vCPU hold. One file a concern; this
- * one only puts them together. Two flavours: "hv" runs guests in hypervisor mode, "pr" in user mode.
+ * KVM on POWER: which requests it adds, and what a VM and a vCPU hold. One file a concern; this
+ * one only puts them together. Two flavours of 64-bit servers: "hv" runs guests in hypervisor mode, "pr" in user mode; of
+ * the embedded e500 there is only the interrupt controller (mpic.ts).
  */
 import { EINVAL, ENOTTY } from "../../abi/errno.ts";
 import {
+  KVM_DEV_TYPE_FSL_MPIC_20,
+  KVM_DEV_TYPE_FSL_MPIC_42,
   KVM_DEV_TYPE_VFIO,
   KVM_DEV_TYPE_XICS,
   KVM_DEV_TYPE_XIVE,
@@ -12,21 +15,24 @@ import {
   KVM_UNREGISTER_COALESCED_MMIO,
 } from "../../abi/kvm.ts";
 import { KVM_VM_PPC_HV, KVM_VM_PPC_PR } from "../../abi/kvm-ppc.ts";
+import { MPIC_20, MPIC_42 } from "../../hardware/mpic.ts";
 import type { KvmArch } from "../arch.ts";
 import { registerCoalescedMmio, unregisterCoalescedMmio } from "../coalesced-mmio.ts";
 import type { Handler } from "../dispatch.ts";
+import { IrqRouting } from "../irq-routing.ts";
 import { irqfd } from "../irqfd.ts";
 import { LinearRouting } from "../linear-routing.ts";
 import { createVfioDevice } from "../vfio-device.ts";
 import type { VmFile } from "../vm.ts";
 import { irqLineIoctls } from "./irq-line.ts";
 import { mmuIoctls } from "./mmu.ts";
+import { createMpic, mpicIoctls } from "./mpic.ts";
 import { oneRegIoctls } from "./one-reg.ts";
 import { registerIoctls } from "./registers.ts";
 import { rtasIoctls } from "./rtas.ts";
 import { spaprTceIoctls } from "./spapr-tce.ts";
 import { interruptIoctls, PpcVcpu } from "./vcpu.ts";
-import { hasXive, isHv, PpcVm } from "./vm.ts";
+import { hasMpic, hasXive, isHv, PpcVm } from "./vm.ts";
 import { createXics } from "./xics.ts";
 import { createXicsOnXive } from "./xics-on-xive.ts";
 import { createXive } from "./xive.ts";
@@ -44,6 +50,7 @@ export const ppc: KvmArch = {
   vmIoctls: [
     ...irqLineIoctls,
     ...mmuIoctls,
+    ...mpicIoctls,
     ...rtasIoctls,
     ...spaprTceIoctls,
     [KVM_IRQFD, irqfd],
@@ -54,9 +61,15 @@ export const ppc: KvmArch = {
   deviceTypes: new Map([
     [KVM_DEV_TYPE_XICS, (vm) => (hasXive(vm.host) ? createXicsOnXive(vm) : createXics(vm))],
     [KVM_DEV_TYPE_XIVE, createXive],
+    [KVM_DEV_TYPE_FSL_MPIC_20, createMpic(MPIC_20)],
+    [KVM_DEV_TYPE_FSL_MPIC_42, createMpic(MPIC_42)],
     [KVM_DEV_TYPE_VFIO, createVfioDevice],
   ]),
-  hasDevice: (type, host) => type !== KVM_DEV_TYPE_XIVE || hasXive(host),
+  hasDevice(type, host) {
+    if (type === KVM_DEV_TYPE_XIVE) return hasXive(host);
+    const mpic = type === KVM_DEV_TYPE_FSL_MPIC_20 || type === KVM_DEV_TYPE_FSL_MPIC_42;
+    return type === KVM_DEV_TYPE_VFIO || mpic === hasMpic(host);
+  },
   unknownVmIoctl: -ENOTTY,
   coalescedMmioPage: 1,
   /** type 0 is whatever the host has */
@@ -64,7 +77,7 @@ export const ppc: KvmArch = {
     const own = isHv(host) ? KVM_VM_PPC_HV : KVM_VM_PPC_PR;
     return type === 0 || type === own ? 0 : -EINVAL;
   },
-  createRouting: (vm) => new LinearRouting(vm),
+  createRouting: (vm) => (hasMpic(vm.host) ? new IrqRouting(vm) : new LinearRouting(vm)),
   createVm: (vm) => new PpcVm(vm),
   /** In hypervisor mode two vCPUs may not share a virtual core, whose number an id is packed into: EINVAL. */
   createVcpu(vm, vcpu) {

@@ -1,12 +1,12 @@
 /**
- * What the interrupt controllers of a POWER VM have in common: XICS, XICS on XIVE hardware, XIVE. A VM has at most one;
+ * What the interrupt controllers of a POWER VM have in common: XICS, XICS on XIVE hardware, XIVE, MPIC. A VM has at most one;
  * it is a device with a descriptor, and gone with it. A vCPU is connected to it by KVM_ENABLE_CAP.
  */
 import { EINVAL, ENODEV } from "../../abi/errno.ts";
 import type { KvmDevice } from "../device.ts";
-import type { IrqArch, Route } from "../irq-routing.ts";
+import { type IrqArch, type Route, WOULD_BLOCK } from "../irq-routing.ts";
 import type { PpcVcpu } from "./vcpu.ts";
-import type { PpcVm } from "./vm.ts";
+import { hasMpic, type PpcVm } from "./vm.ts";
 
 export interface PpcController extends KvmDevice {
   /** the capability that connects a vCPU */
@@ -15,6 +15,9 @@ export interface PpcController extends KvmDevice {
   setIrq(irq: number, level: number): number;
   /** a presenter for a vCPU that has none yet, or −errno: −EEXIST for a server in use, −EINVAL, −ENOMEM */
   connect(vcpu: PpcVcpu, server: number): Presenter | number;
+  /** where GSIs are routed: what an entry may be, and what it does */
+  checkRoute?(route: Route): number;
+  setRoute?(route: Route, level: boolean): number;
   /** the firmware calls on sources (RTAS), where the controller has any */
   readonly rtas?: RtasSources;
 }
@@ -29,8 +32,8 @@ export interface RtasSources {
 
 /** A vCPU's end of a controller. */
 export interface Presenter {
-  /** KVM_REG_PPC_ICP_STATE: 8 bytes; 0 or −EINVAL */
-  saveIcp(bytes: Uint8Array, at: number): void;
+  /** KVM_REG_PPC_ICP_STATE: 8 bytes; 0, −EINVAL, −ENXIO */
+  saveIcp(bytes: Uint8Array, at: number): number;
   restoreIcp(bytes: Uint8Array, at: number): number;
   /** KVM_REG_PPC_VP_STATE: 8 bytes of the hardware's registers, or −errno */
   readonly vpState: Uint8Array | number;
@@ -42,7 +45,6 @@ export interface Presenter {
 /** The controllers as irqfds see them: a GSI is a source, and every source can be raised at once. */
 export class PpcIrq implements IrqArch {
   readonly #vm: PpcVm;
-  readonly canSetRouting = false;
 
   constructor(vm: PpcVm) {
     this.#vm = vm;
@@ -56,17 +58,25 @@ export class PpcIrq implements IrqArch {
     return true;
   }
 
-  checkRoute(): number {
-    return -EINVAL;
+  get canSetRouting(): boolean {
+    return hasMpic(this.#vm.vm.host);
+  }
+
+  checkRoute(route: Route): number {
+    return this.#vm.controller?.checkRoute?.(route) ?? -EINVAL;
   }
 
   setRoute(route: Route, _sourceId: number, level: boolean): number {
-    return this.#vm.controller?.setIrq(route.gsi, level ? 1 : 0) ?? -ENODEV;
+    const { controller } = this.#vm;
+    if (controller === undefined) return -ENODEV;
+    return controller.setRoute?.(route, level) ?? controller.setIrq(route.gsi, level ? 1 : 0);
   }
 
-  /** Inside the wake-up too, with resampling too (arch/powerpc/kvm/book3s.c:kvm_arch_set_irq_inatomic, 6.1). */
+  /** Without a routing table inside the wake-up too, with resampling too (arch/powerpc/kvm/book3s.c:kvm_arch_set_irq_inatomic, 6.1). */
   setInAtomic(route: Route): number {
-    return this.#vm.controller?.setIrq(route.gsi, 1) ?? -ENODEV;
+    const { controller } = this.#vm;
+    if (controller?.setRoute !== undefined) return WOULD_BLOCK;
+    return controller?.setIrq(route.gsi, 1) ?? -ENODEV;
   }
 
   routingChanged(): void {}

@@ -93,6 +93,13 @@ export class GuestRunner {
 
   /** 0 for an exit; −EINTR where the guest waits or spins for ever, or has ended. Between two steps deferred work may run. */
   run(): number {
+    this.#vcpu.vm.running = this.#vcpu;
+    const result = this.#run();
+    this.#vcpu.vm.running = undefined;
+    return result;
+  }
+
+  #run(): number {
     const { pages, vm } = this.#vcpu.vcpu;
     const { work } = vm.kernel;
     for (let step = 0; step < MAX_STEPS; step++) {

@@ -242,11 +242,7 @@ function getOneReg(file: VcpuFile, user: Argument): number {
 }
 
 function read(vcpu: PpcVcpu, id: bigint, answer: Uint8Array): number {
-  if (id === ppc.KVM_REG_PPC_ICP_STATE) {
-    if (vcpu.presenter === undefined) return -ENXIO;
-    vcpu.presenter.saveIcp(answer, 0);
-    return 0;
-  }
+  if (id === ppc.KVM_REG_PPC_ICP_STATE) return vcpu.presenter?.saveIcp(answer, 0) ?? -ENXIO;
   if (id === ppc.KVM_REG_PPC_VP_STATE) {
     const state = vcpu.presenter?.vpState ?? -ENXIO;
     if (typeof state === "number") return state;

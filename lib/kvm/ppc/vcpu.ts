@@ -133,7 +133,8 @@ export class PpcVcpu implements VcpuArch, ExternalInput {
     if (!(file instanceof DeviceFile)) return -EPERM;
     const controller = file.device as Partial<PpcController>;
     if (controller.capability !== capability || file.vm !== this.vm.vm) return -EPERM;
-    if (this.presenter !== undefined) return -EBUSY;
+    // an MPIC looks at the CPU number first
+    if (this.presenter !== undefined && capability !== KVM_CAP_IRQ_MPIC) return -EBUSY;
     const presenter = controller.connect!(this, Number(args[1] & 0xffff_ffffn));
     if (typeof presenter === "number") return presenter;
     this.presenter = presenter;

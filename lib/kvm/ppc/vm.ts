@@ -1,6 +1,7 @@
 /** What a POWER VM holds beside the common part: its interrupt controller, and what user space has chosen. */
 import { EBUSY, EINVAL, ENODEV, EPERM } from "../../abi/errno.ts";
 import {
+  KVM_CAP_IRQ_MPIC,
   KVM_CAP_MAX_VCPU_ID,
   KVM_CAP_MAX_VCPUS,
   KVM_CAP_PPC_DAWR1,
@@ -20,7 +21,10 @@ import type { PpcVcpu } from "./vcpu.ts";
 const MAX_SMT_THREADS = 8;
 
 /** Whether the host runs VMs in hypervisor mode (kvm-hv); else in user mode (kvm-pr). */
-export const isHv = (host: KvmHost): boolean => host.flavour !== "pr";
+export const isHv = (host: KvmHost): boolean => host.flavour === "hv";
+
+/** Whether the host has an MPIC for VMs (e500): then GSIs are routed by a table. */
+export const hasMpic = (host: KvmHost): boolean => (host.vmCapabilities.get(KVM_CAP_IRQ_MPIC) ?? 0) !== 0;
 
 /** Whether the host has XIVE hardware and gives it to VMs: then XICS is played on top of it. */
 export const hasXive = (host: KvmHost): boolean => (host.vmCapabilities.get(KVM_CAP_PPC_IRQ_XIVE) ?? 0) !== 0;
@@ -32,6 +36,8 @@ export class PpcVm implements VmArch {
   readonly maxVcpus: number;
   readonly maxVcpuIds: number;
   controller: PpcController | undefined;
+  /** the vCPU whose guest makes an access just now */
+  running: PpcVcpu | undefined;
   /** by token: which firmware call it stands for (KVM_PPC_RTAS_DEFINE_TOKEN), in the order of definition */
   readonly rtasTokens = new Map<bigint, string>();
   /** the buses that have a table (KVM_CREATE_SPAPR_TCE) */

@@ -242,9 +242,10 @@ class XiveConnection implements Presenter {
     this.#ipi.route = { processor, priority: 0, data: XICS_IPI };
   }
 
-  saveIcp(bytes: Uint8Array, at: number): void {
+  saveIcp(bytes: Uint8Array, at: number): number {
     store32(bytes, at, (this.mfrr << 24) | (XIVE_MASKED << 16));
     store32(bytes, at + 4, this.#cppr << 24);
+    return 0;
   }
 
   /** The pending priority is not looked at. What was shown is triggered again, or once it is set up. */

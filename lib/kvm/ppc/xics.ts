@@ -110,8 +110,9 @@ class XicsConnection implements Presenter {
     this.#presenter = presenter;
   }
 
-  saveIcp(bytes: Uint8Array, at: number): void {
+  saveIcp(bytes: Uint8Array, at: number): number {
     this.#xics.chip.savePresenter(this.#presenter, bytes, at);
+    return 0;
   }
 
   restoreIcp(bytes: Uint8Array, at: number): number {

@@ -240,9 +240,10 @@ class NativeConnection implements Presenter {
     this.#number = number;
   }
 
-  saveIcp(bytes: Uint8Array, at: number): void {
+  saveIcp(bytes: Uint8Array, at: number): number {
     store32(bytes, at, (this.#mfrr << 24) | (XIVE_MASKED << 16));
     store32(bytes, at + 4, this.#cppr << 24);
+    return 0;
   }
 
   restoreIcp(bytes: Uint8Array, at: number): number {
