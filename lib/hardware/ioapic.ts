@@ -83,9 +83,9 @@ export class Ioapic {
   /** edges of `irr` that have left as a message */
   #irrDelivered = 0;
   /** per pin, one bit for each interrupt source that holds the line up */
-  readonly #irqStates = new Uint32Array(IOAPIC_NUM_PINS);
+  readonly #irqStates: number[] = new Array(IOAPIC_NUM_PINS).fill(0);
   /** per pin, EOIs in a row that found the line still up */
-  readonly #eoiCount = new Uint32Array(IOAPIC_NUM_PINS);
+  readonly #eoiCount: number[] = new Array(IOAPIC_NUM_PINS).fill(0);
   #sentPin = 0;
   #rtcPendingEoi = 0;
   readonly #rtcDestMap = new Map<number, number>();

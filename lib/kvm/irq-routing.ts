@@ -92,12 +92,17 @@ export interface AckNotifier {
   acked(): void;
 }
 
+/** A finished table; nobody changes it any more, so VMs may share one. */
+export interface RoutingTable {
+  /** first entry by GSI, in the order of the table */
+  readonly heads: (Route | undefined)[];
+  /** GSI by pin, by controller */
+  readonly pins: Map<number, number>[];
+}
+
 export class IrqRouting {
   readonly #vm: Vm;
-  /** first entry by GSI, in the order of the table */
-  #heads: (Route | undefined)[] = [];
-  /** GSI by pin, by controller */
-  #pins: Map<number, number>[] = [];
+  #table: RoutingTable = { heads: [], pins: [] };
   #notifiers: AckNotifier[] = [];
   /** called after each replacement: irqfds look up their route again */
   readonly onChange: (() => void)[] = [];
@@ -108,16 +113,24 @@ export class IrqRouting {
 
   /** The entries of a GSI, linked. */
   routes(gsi: number): Route | undefined {
-    return this.#heads[gsi];
+    return this.#table.heads[gsi];
   }
 
   /** The GSI that leads to a pin, −1 if none does. Where several do, the last of the table. */
   gsiOf(irqchip: number, pin: number): number {
-    return this.#pins[irqchip]?.get(pin) ?? -1;
+    return this.#table.pins[irqchip]?.get(pin) ?? -1;
   }
 
   /** Replaces the table by `count` entries of 48 bytes. EINVAL, ENOMEM: nothing has changed. */
   replace(bytes: Uint8Array, at: number, count: number): number {
+    const table = this.build(bytes, at, count);
+    if (typeof table === "number") return table;
+    this.install(table);
+    return 0;
+  }
+
+  /** The table that `count` entries of 48 bytes make, or −EINVAL, −ENOMEM. */
+  build(bytes: Uint8Array, at: number, count: number): RoutingTable | number {
     const limit = this.#vm.host.vmCapabilities.get(KVM_CAP_IRQ_ROUTING) ?? 0;
     for (let i = 0; i < count; i++) if (load32(bytes, at + i * ENTRY) >= limit) return -EINVAL;
     if (this.#vm.kernel.faults.allocation("kvm_irq_routing_table")) return -ENOMEM;
@@ -137,11 +150,13 @@ export class IrqRouting {
       const refused = this.#add(heads, pins, route);
       if (refused < 0) return refused;
     }
-    this.#heads = heads;
-    this.#pins = pins;
+    return { heads, pins };
+  }
+
+  install(table: RoutingTable): void {
+    this.#table = table;
     for (const changed of this.onChange) changed();
     this.#vm.arch.irq?.routingChanged();
-    return 0;
   }
 
   /** virt/kvm/irqchip.c:setup_routing_entry (6.1) */

@@ -57,14 +57,19 @@ const components = [
 ];
 
 export class Fpu {
-  /** the area in the standard format, as the processor would have it */
-  readonly area = new Uint8Array(AREA);
   xcr0 = FP;
+  #area: Uint8Array | undefined;
 
-  constructor() {
-    store16(this.area, 0, RESET_FCW);
-    store32(this.area, MXCSR, RESET_MXCSR);
-    store32(this.area, MXCSR + 4, MXCSR_MASK);
+  /** the area in the standard format, as the processor would have it; made when somebody looks at it */
+  get area(): Uint8Array {
+    if (this.#area === undefined) {
+      const area = new Uint8Array(AREA);
+      store16(area, 0, RESET_FCW);
+      store32(area, MXCSR, RESET_MXCSR);
+      store32(area, MXCSR + 4, MXCSR_MASK);
+      this.#area = area;
+    }
+    return this.#area;
   }
 
   get inUse(): number {

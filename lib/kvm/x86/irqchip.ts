@@ -44,6 +44,7 @@ import {
   type IrqArch,
   KVM_USERSPACE_IRQ_SOURCE_ID,
   type Route,
+  type RoutingTable,
   setGsiRouting,
   WOULD_BLOCK,
 } from "../irq-routing.ts";
@@ -250,10 +251,19 @@ function createIrqchip(file: VmFile): number {
   if (file.vm.vcpus.length !== 0) return -EINVAL;
   if (file.kernel.faults.allocation("kvm_pic") || file.kernel.faults.allocation("kvm_ioapic")) return -ENOMEM;
   arch.irqchip = new Irqchip(file.vm, "kernel");
-  const result = file.vm.routing.replace(defaultRoutes, 0, defaultRoutes.length / ROUTE_BYTES);
-  if (result < 0) arch.irqchip = undefined;
-  return result;
+  const table = defaultTable ?? file.vm.routing.build(defaultRoutes, 0, defaultRoutes.length / ROUTE_BYTES);
+  if (typeof table === "number") {
+    arch.irqchip = undefined;
+    return table;
+  }
+  defaultTable = table;
+  file.vm.routing.install(table);
+  return 0;
 }
+
+/** The default routes as a table: made once, for every VM. */
+let defaultTable: RoutingTable | undefined;
+
 
 /** GSI n leads to pin n of the IOAPIC, below 16 to input n of the PICs too (arch/x86/kvm/irq_comm.c, 6.1). */
 const defaultRoutes = makeDefaultRoutes();

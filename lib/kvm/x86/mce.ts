@@ -46,9 +46,18 @@ export class MachineCheck {
   mcgCap = BigInt(MAX_BANKS);
   mcgStatus = 0n;
   mcgCtl = 0n;
-  /** CTL, STATUS, ADDR, MISC of every bank */
-  readonly banks = new BigUint64Array(MAX_BANKS * 4);
-  readonly ctl2 = new BigUint64Array(MAX_BANKS);
+  #banks: BigUint64Array | undefined;
+  #ctl2: BigUint64Array | undefined;
+
+  /** CTL, STATUS, ADDR, MISC of every bank; made when somebody looks at them */
+  get banks(): BigUint64Array {
+    this.#banks ??= new BigUint64Array(MAX_BANKS * 4);
+    return this.#banks;
+  }
+  get ctl2(): BigUint64Array {
+    this.#ctl2 ??= new BigUint64Array(MAX_BANKS);
+    return this.#ctl2;
+  }
 
   get bankCount(): number {
     return Number(this.mcgCap & BANK_COUNT);
