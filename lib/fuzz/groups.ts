@@ -14,7 +14,7 @@ import * as kvm from "../abi/kvm.ts";
 import * as x86 from "../abi/kvm-x86.ts";
 import { requestList } from "../abi/requests.ts";
 import * as apic from "../hardware/lapic-registers.ts";
-import type { Edit, Operation } from "./program.ts";
+import type { Edit, Operation, Patch } from "./program.ts";
 import {
   bytesIoctl,
   edge32,
@@ -213,7 +213,7 @@ const slotSize = usually(
     (1n << 64n) - 0x1000n,
   ],
 );
-const slotFlags = usually([0, 1, 1, 2], [3, 4, 5, 8, 0xffffffff]);
+const slotFlags = usually([0, 1, 1, 2, 4], [3, 5, 6, 8, 0xffffffff]);
 const hva = fc.oneof(
   { weight: 12, arbitrary: fc.constantFrom(0, 0x1000, 0x2000, 0x100000).map((guest) => ({ guest })) },
   {
@@ -236,18 +236,26 @@ const setRegion = (request: string, size: number): fc.Arbitrary<Operation> =>
       hva,
       cut: percent(2),
       rest: percent(5),
+      memfd: fc.oneof(
+        { weight: 3, arbitrary: mostly("device") },
+        { weight: 1, arbitrary: mostly("any", 12) },
+      ),
+      offset: usually([0n, 0n, 0x1000n], [0x800n, 0x4000n, 1n << 63n, (1n << 64n) - 0x1000n]),
     })
-    .map(({ on, slot, flags, guest_phys_addr, memory_size, hva, cut, rest }) => {
+    .map(({ on, slot, flags, guest_phys_addr, memory_size, hva, cut, rest, memfd, offset }) => {
       const head =
         hexValue(slot, 4) + hexValue(flags, 4) + hexValue(guest_phys_addr, 8) + hexValue(memory_size, 8);
       const address = "raw" in hva ? hexValue(hva.raw, 8) : "00".repeat(8);
-      const bytes = head + address + (rest ? "01" : "00").repeat(size - 32);
+      const end = size === 32 ? "" : hexValue(offset, 8) + (rest ? "01" : "00").repeat(size - 40);
+      const bytes = head + address + end;
+      const patches: Patch[] = "guest" in hva ? [{ at: 24, guest: hva.guest }] : [];
+      if (size > 32) patches.push({ at: 40, file: memfd });
       return {
         op: "ioctl" as const,
         on,
         request,
         bytes: cut ? bytes.slice(0, -2) : bytes,
-        ...("guest" in hva && { patches: [{ at: 24, guest: hva.guest }] }),
+        patches,
       };
     });
 

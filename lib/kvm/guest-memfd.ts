@@ -4,7 +4,7 @@
  *
  * Missing: fallocate and the private half of memory; mapping works where GUEST_MEMFD_FLAG_MMAP was given.
  */
-import { EFAULT, EINVAL, EMFILE, ENODEV, ENOMEM } from "../abi/errno.ts";
+import { EBADF, EFAULT, EINVAL, EMFILE, ENODEV, ENOMEM } from "../abi/errno.ts";
 import {
   GUEST_MEMFD_FLAG_MMAP,
   KVM_CAP_GUEST_MEMFD_FLAGS,
@@ -19,15 +19,25 @@ import type { Entry } from "./dispatch.ts";
 import { beyond } from "./vcpu.ts";
 import type { Vm, VmFile } from "./vm.ts";
 
+/** it is a regular file, of any size */
+const O_LARGEFILE = 0x8000;
+
+/** Pages of a file that a memory slot uses. */
+interface Binding {
+  readonly start: number;
+  readonly end: number;
+}
+
 export class GuestMemfd extends File {
   readonly name = "anon_inode:[kvm-gmem]";
   readonly vm: Vm;
   readonly size: bigint;
   readonly memfdFlags: number;
   #bytes: Uint8Array | undefined;
+  #bindings: Binding[] = [];
 
   constructor(vm: Vm, size: bigint, flags: number) {
-    super(vm.kernel, O_RDWR);
+    super(vm.kernel, O_RDWR | O_LARGEFILE);
     this.vm = vm.get();
     this.size = size;
     this.memfdFlags = flags;
@@ -43,9 +53,44 @@ export class GuestMemfd extends File {
     return { device: beyond(this.#bytes, offset) };
   }
 
+  /** Gives pages to a memory slot. EINVAL: beyond the end, or some of them are another slot's. */
+  bind(offset: bigint, pages: number): Binding | number {
+    const bytes = BigInt(pages) * BigInt(PAGE_SIZE);
+    if (offset >> 63n !== 0n || offset + bytes > this.size) return -EINVAL;
+    const start = Number(offset / BigInt(PAGE_SIZE));
+    const end = start + pages;
+    if (this.#bindings.some((other) => start < other.end && other.start < end)) return -EINVAL;
+    const binding = { start, end };
+    this.#bindings.push(binding);
+    return binding;
+  }
+
+  /** The slot is gone. */
+  unbind(binding: Binding): void {
+    this.#bindings = this.#bindings.filter((other) => other !== binding);
+  }
+
   override release(): void {
     this.vm.put();
   }
+}
+
+/**
+ * Binds the file of a descriptor to a slot of a VM: how to undo it, or −errno (virt/kvm/guest_memfd.c:kvm_gmem_bind,
+ * 6.18). EBADF; EINVAL: another kind of file, another VM's, and as `bind`.
+ */
+export function bindGuestMemfd(
+  vm: Vm,
+  process: Process,
+  fd: number,
+  offset: bigint,
+  pages: number,
+): (() => void) | number {
+  const file = process.fds.get(fd);
+  if (file === undefined) return -EBADF;
+  if (!(file instanceof GuestMemfd) || file.vm !== vm) return -EINVAL;
+  const binding = file.bind(offset, pages);
+  return typeof binding === "number" ? binding : () => file.unbind(binding);
 }
 
 /** EFAULT; EINVAL for unknown flags, no size, a size that is not whole pages or negative; EMFILE, ENOMEM. */

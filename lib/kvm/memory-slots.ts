@@ -5,10 +5,12 @@
  * Frame numbers are plain numbers: an address has up to 64 bits, a frame number up to 52. A frame is a page of the host. Slots of one address space
  * are kept sorted by frame, so a lookup is a binary search.
  *
- * Missing: memory attributes (KVM_SET_MEMORY_ATTRIBUTES), guest_memfd as backing.
+ * Missing: memory attributes (KVM_SET_MEMORY_ATTRIBUTES); the bytes of a guest_memfd as the guest's memory.
  */
 import { EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM } from "../abi/errno.ts";
 import {
+  KVM_CAP_GUEST_MEMFD,
+  KVM_MEM_GUEST_MEMFD,
   KVM_MEM_LOG_DIRTY_PAGES,
   KVM_MEM_READONLY,
   KvmClearDirtyLog,
@@ -18,6 +20,8 @@ import {
 } from "../abi/kvm.ts";
 import { load32 } from "../abi/struct.ts";
 import type { Argument } from "../kernel/argument.ts";
+import type { Process } from "../kernel/process.ts";
+import { bindGuestMemfd } from "./guest-memfd.ts";
 import type { Vm, VmFile } from "./vm.ts";
 
 /** KVM_MEM_SLOTS_NUM: SHRT_MAX (include/linux/kvm_host.h, 6.1) */
@@ -36,7 +40,12 @@ export interface MemorySlot {
   readonly flags: number;
   /** one bit a page, rounded up to whole 64-bit words; none while dirty pages are not logged */
   readonly dirty: Uint8Array | undefined;
+  /** gives pages of a guest memfd back */
+  readonly unbind?: (() => void) | undefined;
 }
+
+/** Binds a guest memfd to so many pages: how to undo it, or −errno. */
+export type BindMemfd = (pages: number) => (() => void) | number;
 
 export class MemorySlots {
   readonly #vm: Vm;
@@ -115,11 +124,20 @@ export class MemorySlots {
 
   /**
    * Creates, moves, removes a slot or changes its flags. The checks and their order are __kvm_set_memory_region's.
-   * EINVAL for bad flags, sizes, addresses, ids and changes; EEXIST where slots would overlap; ENOMEM.
+   * EINVAL for bad flags, sizes, addresses, ids and changes; EEXIST where slots would overlap; ENOMEM; and what a guest
+   * memfd has against it. A slot with one is never changed.
    */
-  set(slotNumber: number, flags: number, baseFrame: number, pages: number, userspaceAddress: number): number {
-    const validFlags = KVM_MEM_LOG_DIRTY_PAGES | (this.readonlySupported ? KVM_MEM_READONLY : 0);
-    if ((flags & ~validFlags) !== 0) return -EINVAL;
+  set(
+    slotNumber: number,
+    flags: number,
+    baseFrame: number,
+    pages: number,
+    userspaceAddress: number,
+    bindMemfd?: BindMemfd,
+  ): number {
+    const withMemfd = bindMemfd !== undefined && (flags & KVM_MEM_GUEST_MEMFD) !== 0;
+    const plainFlags = KVM_MEM_LOG_DIRTY_PAGES | (this.readonlySupported ? KVM_MEM_READONLY : 0);
+    if ((flags & ~(withMemfd ? KVM_MEM_GUEST_MEMFD : plainFlags)) !== 0) return -EINVAL;
     const addressSpace = slotNumber >>> 16;
     const id = slotNumber & 0xffff;
     if (userspaceAddress + pages * this.pageSize > this.#vm.mm.taskSize) return -EINVAL;
@@ -133,14 +151,16 @@ export class MemorySlots {
       const refused = this.#vm.arch.prepareMemory("delete", null);
       if (refused < 0) return refused;
       this.#replace(addressSpace, id, old, undefined);
+      old.unbind?.();
       return 0;
     }
     let change: MemoryChange = "create";
     if (old !== undefined) {
       if (
+        withMemfd ||
         userspaceAddress !== old.userspaceAddress ||
         pages !== old.pages ||
-        ((flags ^ old.flags) & KVM_MEM_READONLY) !== 0
+        ((flags ^ old.flags) & (KVM_MEM_READONLY | KVM_MEM_GUEST_MEMFD)) !== 0
       )
         return -EINVAL;
       if (baseFrame !== old.baseFrame) change = "move";
@@ -158,9 +178,14 @@ export class MemorySlots {
         if (this.manualDirtyLogProtect & 2) clearPast(dirty, pages);
       }
     }
-    const slot: MemorySlot = { id, addressSpace, baseFrame, pages, userspaceAddress, flags, dirty };
+    const unbind = withMemfd ? bindMemfd(pages) : undefined;
+    if (typeof unbind === "number") return unbind;
+    const slot: MemorySlot = { id, addressSpace, baseFrame, pages, userspaceAddress, flags, dirty, unbind };
     const refused = this.#vm.arch.prepareMemory(change, slot);
-    if (refused < 0) return refused;
+    if (refused < 0) {
+      unbind?.();
+      return refused;
+    }
     this.#replace(addressSpace, id, old, slot);
     return 0;
   }
@@ -240,15 +265,26 @@ export function setUserMemoryRegion(file: VmFile, user: Argument): number {
 }
 
 /**
- * KVM_SET_USER_MEMORY_REGION2: 160 bytes, the first 32 as above. KVM_MEM_GUEST_MEMFD needs private memory, which no
- * profile offers: EINVAL.
+ * KVM_SET_USER_MEMORY_REGION2: 160 bytes, the first 32 as above. KVM_MEM_GUEST_MEMFD ties the slot to pages of a guest
+ * memfd, where the host has those (6.18).
  */
-export function setUserMemoryRegion2(file: VmFile, user: Argument): number {
+export function setUserMemoryRegion2(file: VmFile, user: Argument, process: Process): number {
   if (!user.readable(KvmUserspaceMemoryRegion2.size)) return -EFAULT;
-  return setRegion(file.vm, user);
+  const { vm } = file;
+  if ((vm.host.vmCapabilities.get(KVM_CAP_GUEST_MEMFD) ?? 0) === 0) return setRegion(vm, user);
+  const { guest_memfd, guest_memfd_offset, memory_size, flags } = KvmUserspaceMemoryRegion2.at(
+    user.bytes,
+    user.at,
+  );
+  const memfd = (flags & KVM_MEM_GUEST_MEMFD) !== 0;
+  if (memfd && guest_memfd_offset % BigInt(vm.slots.pageSize) !== 0n) return -EINVAL;
+  if (memfd && guest_memfd_offset + memory_size >= 1n << 64n) return -EINVAL;
+  return setRegion(vm, user, (pages) =>
+    bindGuestMemfd(vm, process, guest_memfd | 0, guest_memfd_offset, pages),
+  );
 }
 
-function setRegion(vm: Vm, user: Argument): number {
+function setRegion(vm: Vm, user: Argument, bindMemfd?: BindMemfd): number {
   const region = KvmUserspaceMemoryRegion.at(user.bytes, user.at);
   const slots = vm.slots;
   const page = slots.pageSize;
@@ -261,6 +297,7 @@ function setRegion(vm: Vm, user: Argument): number {
     (region.guest_phys_addrHi * 2 ** 32 + guest_phys_addrLo) / page,
     (region.memory_sizeHi * 2 ** 32 + memory_sizeLo) / page,
     region.userspace_addrHi * 2 ** 32 + userspace_addrLo,
+    bindMemfd,
   );
 }
 
