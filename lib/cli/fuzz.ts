@@ -27,6 +27,7 @@ export interface FuzzOptions {
   out: string;
   atMost?: number;
   programText?: boolean;
+  answers?: boolean;
 }
 
 const PROGRESS_MS = 1000;
@@ -62,6 +63,7 @@ export function fuzzCommand(options: FuzzOptions, output: Output): number {
     found: (finding) => report(finding),
   });
   if (output.interactive) process.stderr.write("\r\x1b[K");
+  if (options.answers) printAnswers(result, output);
   for (const [rule, times] of [...result.counts.tamed, ...result.counts.volatile])
     output.print(`  ${rule}: ${times} times`);
   for (const [reason, times] of result.known) output.print(`  known: ${reason}: ${times} times`);
@@ -81,6 +83,17 @@ export function fuzzCommand(options: FuzzOptions, output: Output): number {
     const path = join(options.out, `${name}.jsonl.gz`);
     writeTrace(path, trace);
     output.print(`  written to ${path}`);
+  }
+}
+
+/** How every call was answered: a program that only meets errors is blind. */
+function printAnswers({ counts }: CampaignResult, output: Output): void {
+  const rows = [...counts.answers].sort(([a], [b]) => (a < b ? -1 : 1));
+  for (const [call, answers] of rows) {
+    const parts = [...answers]
+      .sort(([, a], [, b]) => b - a)
+      .map(([name, times]) => `${name === "0" ? "ok" : name} ${times}`);
+    output.print(`  ${call}: ${parts.join(", ")}`);
   }
 }
 

@@ -73,6 +73,7 @@ export function run(args: readonly string[], output: Output): number {
     .option("--without <name...>", "all groups but these", list)
     .option("--at-most <n>", "end after so many kinds of differences", number)
     .option("--no-shrink", "leave the programs as they were found")
+    .option("--answers", "tell how often each call was answered how")
     .option("--program-text", "print the programs as data, too")
     .option("--known <file>", "differences that are meant to be", "fixtures/known-differences.json")
     .option("--out <folder>", "where traces of differences are written", "fixtures/counterexamples")

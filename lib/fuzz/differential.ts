@@ -28,14 +28,27 @@ export interface Difference {
 
 export interface Counts {
   calls: number;
+  /** how often each call was answered how: "0" stands for every success */
+  readonly answers: Map<string, Map<string, number>>;
   /** by the name of the rule */
   readonly volatile: Map<string, number>;
   readonly tamed: Map<string, number>;
 }
 
-export const newCounts = (): Counts => ({ calls: 0, volatile: new Map(), tamed: new Map() });
+export const newCounts = (): Counts => ({
+  calls: 0,
+  answers: new Map(),
+  volatile: new Map(),
+  tamed: new Map(),
+});
 
 const count = (map: Map<string, number>, name: string): void => void map.set(name, (map.get(name) ?? 0) + 1);
+
+function countAnswer({ answers }: Counts, { call, result }: Step): void {
+  let known = answers.get(call);
+  if (known === undefined) answers.set(call, (known = new Map()));
+  count(known, result < 0 ? answer(result) : "0");
+}
 
 /** Runs a program on both. What the first throws is a difference too. */
 export function compareOn(
@@ -76,6 +89,7 @@ export function compareOn(
         };
       }
       counts.calls++;
+      countAnswer(counts, expected.value);
       const what = compareSteps(given.value, expected.value, counts);
       if (what !== undefined) return { operation: expected.value.operation, call: expected.value.call, what };
     }
