@@ -45,7 +45,7 @@ export const REPNE = 0xf2;
 export interface CpuOptions {
   /**
    * Instructions are run by Linux's own emulator (arch/x86/kvm/emulate.c), which knows fewer of them: what it refuses
-   * stops as UNHANDLED.
+   * stops as UNHANDLED. In 64-bit mode pvm does some of it itself (IRETQ, SWAPGS, SYSRET; UD2 in every mode): `refused`.
    */
   emulated: boolean;
   /** OUT is done again after the exit, as where a processor runs the guest; else it is over before the exit */
@@ -81,6 +81,8 @@ export class Cpu {
   rex = 0;
   operandPrefix = false;
   lock = false;
+  /** the opcode; after 0F with 0x100 added */
+  opcode = 0;
   /** REP, REPNE or 0 */
   repeat = 0;
   /** a segment prefix, or −1 */
@@ -101,8 +103,8 @@ export class Cpu {
   halted = false;
   /** the interrupt shadow that this instruction leaves */
   shadow = 0;
-  /** #UD was raised because no such instruction is there */
-  invalidOpcode = false;
+  /** Linux's emulator refused the instruction, and the flavour did it itself (see `CpuOptions.emulated`) */
+  refused = false;
   /** a repeated instruction has more rounds */
   again = false;
 
@@ -156,7 +158,7 @@ export class Cpu {
     memory.logAt = 0;
     this.halted = false;
     this.again = false;
-    this.invalidOpcode = false;
+    this.refused = false;
     this.shadow = 0;
     this.#savedFlags = r32[2 * RFLAGS];
     this.#savedRspLo = r32[2 * RSP];
@@ -318,7 +320,45 @@ export class Cpu {
   endFetch(): void {
     const length = this.#codeBefore + this.#codeAt - this.#codeStart;
     if (length > 15) this.memory.raise(GP, 0);
+    if (this.lock && !this.#lockable()) this.undefinedOpcode();
     this.rip = this.long ? this.start + length : (this.start + length) % 2 ** 32;
+  }
+
+  /** LOCK is for instructions that read and write memory; before others it is #UD. */
+  #lockable(): boolean {
+    if (this.mod === 3) return false;
+    const { opcode } = this;
+    const group = (this.modrm >> 3) & 7;
+    if (opcode < 0x40) return (opcode & 7) < 2 && opcode < 0x38;
+    switch (opcode) {
+      case 0x80:
+      case 0x81:
+      case 0x82:
+      case 0x83:
+        return group !== 7;
+      case 0x86:
+      case 0x87:
+      case 0x1ab:
+      case 0x1b0:
+      case 0x1b1:
+      case 0x1b3:
+      case 0x1bb:
+      case 0x1c0:
+      case 0x1c1:
+        return true;
+      case 0xf6:
+      case 0xf7:
+        return group === 2 || group === 3;
+      case 0xfe:
+      case 0xff:
+        return group < 2;
+      case 0x1ba:
+        return group > 4;
+      case 0x1c7:
+        return group === 1;
+      default:
+        return false;
+    }
   }
 
   // ---- decode ------------------------------------------------------------------------------------------------------
@@ -367,6 +407,8 @@ export class Cpu {
             continue;
           }
           if ((this.rex & 8) !== 0) this.osize = 8;
+          this.opcode = byte;
+          this.mod = 3;
           execute(this, byte);
           return;
       }
@@ -585,6 +627,19 @@ export class Cpu {
     if (this.memory.stop === RUNNING) this.memory.write64(address, value, this.user);
   }
 
+  /** The selector and offset of a far pointer in memory, read as one: the offset is the answer, `farSelector` the other. */
+  readFarPointer(size: number): bigint {
+    const { memory } = this;
+    const address = this.linear(this.eaSegment, this.eaLo, this.eaHi, size + 2, READ);
+    if (!memory.readBytes(address, size + 2, this.user)) return 0n;
+    const { data } = memory;
+    let offset = 0n;
+    for (let i = size - 1; i >= 0; i--) offset = (offset << 8n) | BigInt(data[i]);
+    this.farSelector = data[size] | (data[size + 1] << 8);
+    return offset;
+  }
+  farSelector = 0;
+
   /** The operand that ModRM's r/m names: a register or memory. */
   getRm(width: number): number {
     return this.mod === 3
@@ -693,7 +748,13 @@ export class Cpu {
   /** UD2 and its like. */
   invalid(): void {
     this.memory.raise(UD, NO_CODE);
-    this.invalidOpcode = true;
+    this.refused = true;
+  }
+
+  /** A form of an instruction that is none: #UD, and nothing that Linux's emulator knows of. */
+  notThere(): void {
+    if (this.options.emulated) this.memory.unhandled();
+    else this.undefinedOpcode();
   }
 
   undefinedOpcode(): void {

@@ -28,6 +28,7 @@ import { loadSystemSegment } from "./transfer.ts";
 
 /** Runs an instruction whose second byte is `opcode`. */
 export function executeTwoByte(cpu: Cpu, opcode: number): void {
+  cpu.opcode = 0x100 | opcode;
   if (opcode >= 0x80 && opcode < 0x90) {
     const displacement = cpu.fetchImmediate(cpu.osize === 2 ? 2 : 4);
     cpu.endFetch();
@@ -229,7 +230,6 @@ function changeBit64(cpu: Cpu, operation: number, value: bigint, bit: number): v
 function bitOf(cpu: Cpu, operation: number): void {
   cpu.fetchModrm();
   cpu.endFetch();
-  if (cpu.lock && (operation === 0 || cpu.mod === 3)) return cpu.undefinedOpcode();
   const { osize } = cpu;
   const bits = osize * 8;
   if (osize === 8) {
@@ -254,7 +254,6 @@ function bitImmediate(cpu: Cpu): void {
   cpu.endFetch();
   const operation = (cpu.modrm >> 3) & 7;
   if (operation < 4) return cpu.memory.unhandled();
-  if (cpu.lock && (operation === 4 || cpu.mod === 3)) return cpu.undefinedOpcode();
   if (cpu.osize === 8) changeBit64(cpu, operation & 3, cpu.getRm64(), bit);
   else changeBit(cpu, operation & 3, cpu.osize, cpu.getRm(cpu.osize), bit);
 }
@@ -331,7 +330,6 @@ function extend(cpu: Cpu, opcode: number): void {
 function compareExchange(cpu: Cpu, width: number): void {
   cpu.fetchModrm();
   cpu.endFetch();
-  if (cpu.lock && cpu.mod === 3) return cpu.undefinedOpcode();
   if (width === 8) {
     const value = cpu.getRm64();
     if (cpu.stopped) return cpu.memory.meantWrite();
@@ -353,7 +351,6 @@ function compareExchange(cpu: Cpu, width: number): void {
 function exchangeAdd(cpu: Cpu, width: number): void {
   cpu.fetchModrm();
   cpu.endFetch();
-  if (cpu.lock && cpu.mod === 3) return cpu.undefinedOpcode();
   if (width === 8) {
     const value = cpu.getRm64();
     const sum = cpu.alu.add64(value, cpu.r64[cpu.reg], 0);

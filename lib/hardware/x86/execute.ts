@@ -77,13 +77,6 @@ export function condition(flags: number, number: number): boolean {
   return holds !== ((number & 1) !== 0);
 }
 
-/** LOCK is allowed where memory is read and written. */
-function badLock(cpu: Cpu, allowed: boolean): boolean {
-  if (!cpu.lock || (allowed && cpu.mod !== 3)) return false;
-  cpu.undefinedOpcode();
-  return true;
-}
-
 /** Runs an instruction whose first byte, prefixes aside, is `opcode`. */
 export function execute(cpu: Cpu, opcode: number): void {
   if (opcode < 0x40 && (opcode & 7) < 6) return arithmetic(cpu, opcode);
@@ -162,7 +155,6 @@ export function execute(cpu: Cpu, opcode: number): void {
     case 0x89:
       cpu.fetchModrm();
       cpu.endFetch();
-      if (badLock(cpu, false)) return;
       if (width === 8) cpu.setRm64(cpu.r64[cpu.reg]);
       else cpu.setRm(width, cpu.getRegister(width, cpu.reg));
       return;
@@ -170,7 +162,6 @@ export function execute(cpu: Cpu, opcode: number): void {
     case 0x8b:
       cpu.fetchModrm();
       cpu.endFetch();
-      if (badLock(cpu, false)) return;
       if (width === 8) cpu.setRegister64(cpu.reg, cpu.getRm64());
       else cpu.setRegister(width, cpu.reg, cpu.getRm(width));
       return;
@@ -190,8 +181,8 @@ export function execute(cpu: Cpu, opcode: number): void {
       cpu.fetchModrm();
       cpu.endFetch();
       const segment = (cpu.modrm >> 3) & 7;
-      if (segment === CS || segment > 5) return cpu.undefinedOpcode();
       const selector = cpu.getRm(2);
+      if (segment === CS || segment > 5) return cpu.undefinedOpcode();
       if (cpu.stopped) return;
       loadSegment(cpu, segment, selector);
       if (segment === SS && !cpu.stopped) cpu.shadow = SHADOW_MOV_SS;
@@ -307,7 +298,6 @@ export function execute(cpu: Cpu, opcode: number): void {
       const value = cpu.fetchImmediate(Math.min(width, 4));
       cpu.endFetch();
       if ((cpu.modrm & 0x38) !== 0) return cpu.undefinedOpcode();
-      if (badLock(cpu, false)) return;
       if (width === 8) cpu.setRm64(BigInt.asUintN(64, BigInt(value)));
       else cpu.setRm(width, value);
       return;
@@ -342,9 +332,7 @@ export function execute(cpu: Cpu, opcode: number): void {
       if (!notInLong(cpu)) return;
       if (base === 0) return cpu.fault(DE, NO_CODE);
       const al = cpu.r8[0];
-      cpu.setRegister(2, RAX, (Math.floor(al / base) << 8) | (al % base));
-      cpu.alu.logic(1, al % base);
-      return;
+      return decimalResult(cpu, (Math.floor(al / base) << 8) | (al % base));
     }
     case 0xd5: {
       const base = cpu.fetch8();
@@ -474,7 +462,6 @@ function arithmetic(cpu: Cpu, opcode: number): void {
   if (form >= 4) {
     const value = cpu.fetchImmediate(Math.min(width, 4));
     cpu.endFetch();
-    if (cpu.lock) return cpu.undefinedOpcode();
     if (width === 8) {
       const result = cpu.alu.operate64(operation, cpu.r64[RAX], BigInt.asUintN(64, BigInt(value)));
       if (operation !== CMP) cpu.setRegister64(RAX, result);
@@ -488,7 +475,6 @@ function arithmetic(cpu: Cpu, opcode: number): void {
   cpu.fetchModrm();
   cpu.endFetch();
   const toRegister = form >= 2;
-  if (badLock(cpu, !toRegister && operation !== CMP)) return;
   if (width === 8) {
     const register = cpu.r64[cpu.reg];
     const other = cpu.getRm64();
@@ -520,7 +506,6 @@ function groupOne(cpu: Cpu, opcode: number, width: number): void {
   cpu.endFetch();
   if (opcode === 0x82 && cpu.long) return cpu.undefinedOpcode();
   const operation = (cpu.modrm >> 3) & 7;
-  if (badLock(cpu, operation !== CMP)) return;
   if (width === 8) {
     const result = cpu.alu.operate64(operation, cpu.getRm64(), BigInt.asUintN(64, BigInt(value)));
     if (operation !== CMP) cpu.setRm64(result);
@@ -533,7 +518,6 @@ function groupOne(cpu: Cpu, opcode: number, width: number): void {
 function test(cpu: Cpu, width: number): void {
   cpu.fetchModrm();
   cpu.endFetch();
-  if (badLock(cpu, false)) return;
   if (width === 8) cpu.alu.operate64(AND, cpu.getRm64(), cpu.r64[cpu.reg]);
   else cpu.alu.operate(AND, width, cpu.getRm(width), cpu.getRegister(width, cpu.reg));
 }
@@ -558,7 +542,6 @@ function shiftGroup(cpu: Cpu, opcode: number, width: number): void {
   cpu.fetchModrm(byImmediate ? 1 : 0);
   const count = byImmediate ? cpu.fetch8() : opcode < 0xd2 ? 1 : cpu.r8[8 * RCX];
   cpu.endFetch();
-  if (badLock(cpu, false)) return;
   const operation = (cpu.modrm >> 3) & 7;
   if (width === 8) return cpu.setRm64(cpu.alu.shift64(operation, cpu.getRm64(), count));
   const before = cpu.getRm(width);
@@ -574,14 +557,12 @@ function groupThree(cpu: Cpu, width: number): void {
     cpu.fetchModrm(size);
     const value = cpu.fetchImmediate(size);
     cpu.endFetch();
-    if (badLock(cpu, false)) return;
     if (width === 8) cpu.alu.operate64(AND, cpu.getRm64(), BigInt.asUintN(64, BigInt(value)));
     else cpu.alu.operate(AND, width, cpu.getRm(width), (value & maskOf(width)) >>> 0);
     return;
   }
   cpu.fetchModrm();
   cpu.endFetch();
-  if (badLock(cpu, operation < 4)) return;
   if (width === 8) return groupThree64(cpu, operation);
   const value = cpu.getRm(width);
   switch (operation) {
@@ -630,7 +611,6 @@ function groupFive(cpu: Cpu, width: number): void {
   cpu.fetchModrm();
   cpu.endFetch();
   const operation = (cpu.modrm >> 3) & 7;
-  if (badLock(cpu, operation < 2)) return;
   if (operation < 2) {
     const by = operation === 0 ? 1 : -1;
     if (width === 8) cpu.setRm64(cpu.alu.increment64(cpu.getRm64(), by));
@@ -651,12 +631,10 @@ function groupFive(cpu: Cpu, width: number): void {
     case 3:
     case 5: {
       if (cpu.mod === 3) return cpu.undefinedOpcode();
-      const size = cpu.osize === 8 ? 8 : cpu.osize;
-      const offset = size === 8 ? canonical(cpu.getRm64()) : cpu.getRm(size);
-      const at = addToAddress(cpu, size);
-      const selector = cpu.readAt(cpu.eaSegment, at, cpu.eaHi, 2);
+      const offset = canonical(cpu.readFarPointer(cpu.osize));
       if (cpu.stopped) return;
-      return operation === 5 ? jumpFar(cpu, selector, offset) : callFar(cpu, selector, offset);
+      const target = cpu.osize === 8 ? offset : offset % 2 ** 32;
+      return operation === 5 ? jumpFar(cpu, cpu.farSelector, target) : callFar(cpu, cpu.farSelector, target);
     }
     case 6:
       if (cpu.stackSize === 8) cpu.push64(cpu.getRm64());
@@ -712,7 +690,6 @@ function moveImmediate(cpu: Cpu, opcode: number): void {
 function oneRegister(cpu: Cpu, opcode: number): void {
   cpu.endFetch();
   const register = (opcode & 7) | ((cpu.rex & 1) << 3);
-  if (cpu.lock) return cpu.undefinedOpcode();
   if (opcode < 0x50) {
     const value = cpu.getRegister(cpu.osize, register);
     return cpu.setRegister(cpu.osize, register, cpu.alu.increment(cpu.osize, value, opcode < 0x48 ? 1 : -1));
@@ -741,7 +718,6 @@ function moveAbsolute(cpu: Cpu, opcode: number, width: number): void {
 function exchange(cpu: Cpu, width: number): void {
   cpu.fetchModrm();
   cpu.endFetch();
-  if (badLock(cpu, true)) return;
   if (width === 8) {
     const value = cpu.getRm64();
     cpu.setRm64(cpu.r64[cpu.reg]);
@@ -778,7 +754,7 @@ function adjustRpl(cpu: Cpu): void {
 function loadAddress(cpu: Cpu): void {
   cpu.fetchModrm();
   cpu.endFetch();
-  if (cpu.mod === 3) return cpu.undefinedOpcode();
+  if (cpu.mod === 3) return cpu.notThere();
   if (cpu.osize === 8) cpu.setRegister64(cpu.reg, (BigInt(cpu.eaHi >>> 0) << 32n) | BigInt(cpu.eaLo));
   else cpu.setRegister(cpu.osize, cpu.reg, cpu.eaLo);
 }
@@ -787,13 +763,14 @@ function loadAddress(cpu: Cpu): void {
 export function loadFarPointer(cpu: Cpu, segment: number): void {
   cpu.fetchModrm();
   cpu.endFetch();
-  if (cpu.mod === 3 || (cpu.long && segment < 2) || (cpu.long && segment === DS))
-    return cpu.undefinedOpcode();
   const size = cpu.osize;
-  const offset = size === 8 ? cpu.getRm64() : BigInt(cpu.getRm(size));
-  const selector = cpu.readAt(cpu.eaSegment, addToAddress(cpu, size), cpu.eaHi, 2);
+  if (segment === ES || segment === DS) {
+    // C4 and C5 are VEX prefixes there
+    if (cpu.mod === 3 || cpu.long) return cpu.memory.unhandled();
+  } else if (cpu.mod === 3) return cpu.undefinedOpcode();
+  const offset = cpu.readFarPointer(size);
   if (cpu.stopped) return;
-  loadSegment(cpu, segment, selector);
+  loadSegment(cpu, segment, cpu.farSelector);
   if (size === 8) cpu.setRegister64(cpu.reg, offset);
   else cpu.setRegister(size, cpu.reg, Number(offset));
 }
@@ -820,7 +797,8 @@ export function pushSegment(cpu: Cpu, segment: number): void {
   const { selector } = cpu.segments[segment];
   if (cpu.stackSize !== 4) return cpu.push(cpu.stackSize, selector);
   // a selector takes the room of 4 bytes; 2 of them are written
-  cpu.push(4, selector);
+  cpu.moveStack(-2);
+  cpu.push(2, selector);
 }
 
 export function popSegment(cpu: Cpu, segment: number): void {

@@ -185,6 +185,7 @@ export class Memory {
   /** Forgets every translation. */
   flush(): void {
     this.#tags.fill(Number.NaN);
+    this.#tables.clear();
     this.epoch++;
   }
 
@@ -215,7 +216,7 @@ export class Memory {
         return width === 2 ? bytes[at] | (bytes[at + 1] << 8) : bytes[at];
       }
     }
-    if (!this.#readParts(linear, width, user)) return 0;
+    if (!this.readBytes(linear, width, user)) return 0;
     const { data } = this;
     return width === 4 ? load32(data, 0) : width === 2 ? data[0] | (data[1] << 8) : data[0];
   }
@@ -243,7 +244,7 @@ export class Memory {
 
   /** 8 bytes. */
   read64(linear: number, user: number): bigint {
-    if (!this.#readParts(linear, 8, user)) return 0n;
+    if (!this.readBytes(linear, 8, user)) return 0n;
     return (BigInt(load32(this.data, 4)) << 32n) | BigInt(load32(this.data, 0));
   }
 
@@ -253,8 +254,8 @@ export class Memory {
     this.#writeParts(linear, 8, user);
   }
 
-  /** Up to 16 bytes into `data`, page by page; false where the instruction stopped. */
-  #readParts(linear: number, length: number, user: number): boolean {
+  /** Up to 16 bytes into `data`, page by page, each part at once; false where the instruction stopped. */
+  readBytes(linear: number, length: number, user: number): boolean {
     for (let done = 0; done < length; ) {
       if (this.stop !== RUNNING) return false;
       const at = linear + done;
@@ -296,7 +297,9 @@ export class Memory {
       if (this.bus.page(Math.floor(physical / 4096), true)) {
         const to = this.bus.at + (physical & 4095);
         for (let i = 0; i < part; i++) this.bus.bytes[to + i] = this.data[done + i];
-        this.#remember(WRITE, at, user);
+        // what a table says counts at once, as where KVM shadows it
+        if (this.#tables.has(Math.floor(physical / 4096))) this.flush();
+        else this.#remember(WRITE, at, user);
       } else if (!this.bus.writeMmio(physical, part, this.data, done)) this.post(physical, part, done, false);
       done += part;
     }
@@ -394,9 +397,17 @@ export class Memory {
     return !(access === EXECUTE && noExecute);
   }
 
+  /** frames that hold tables whose entries are remembered */
+  readonly #tables = new Set<number>();
+
   /** The bytes of an entry of a table: false where there is no memory. */
   #entry(address: number): boolean {
-    return this.bus.page(Math.floor(address / 4096), false);
+    const frame = Math.floor(address / 4096);
+    if (!this.#tables.has(frame)) {
+      this.#tables.add(frame);
+      this.#tags.fill(Number.NaN, WRITE * CACHE, (WRITE + 1) * CACHE);
+    }
+    return this.bus.page(frame, false);
   }
 
   /** Sets bits of an entry. */

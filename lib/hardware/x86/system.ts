@@ -5,7 +5,7 @@
 import { MSR_EXIT, MSR_FAULT } from "./bus.ts";
 import type { Cpu } from "./cpu.ts";
 import { addToAddress, canonical } from "./execute.ts";
-import { EXIT_HYPERCALL, EXIT_RDMSR, EXIT_WRMSR, GP, NO_CODE, UD } from "./memory.ts";
+import { EXIT_HYPERCALL, EXIT_RDMSR, EXIT_WRMSR, GP, NO_CODE } from "./memory.ts";
 import {
   CR0,
   CR0_CD,
@@ -362,6 +362,11 @@ export function readCounter(cpu: Cpu): void {
 }
 
 function hypercall(cpu: Cpu): void {
+  // the emulator writes the instruction anew and runs it again, for ever (recorded)
+  if (cpu.options.emulated) {
+    cpu.again = true;
+    return;
+  }
   if (cpu.takeMsrAnswer()) return cpu.setRegister64(RAX, cpu.msrValue);
   const result = cpu.bus.hypercall();
   if (result === undefined) return cpu.memory.wait(EXIT_HYPERCALL, 0, 8);
@@ -371,9 +376,9 @@ function hypercall(cpu: Cpu): void {
 // ---- system calls --------------------------------------------------------------------------------------------------
 
 function swapGs(cpu: Cpu): void {
-  if (!cpu.long) return cpu.fault(UD, NO_CODE);
-  if (cpu.options.emulated) return cpu.memory.unhandled();
+  if (!cpu.long) return cpu.notThere();
   if (!privileged(cpu)) return;
+  cpu.refused = cpu.options.emulated;
   const gs = cpu.segments[GS];
   const { c32 } = cpu.state;
   const lo = gs.baseLo;
@@ -420,8 +425,11 @@ export function systemCall(cpu: Cpu): void {
 export function systemReturn(cpu: Cpu): void {
   cpu.endFetch();
   const { c32, c64 } = cpu.state;
-  if (!cpu.long || (c32[2 * EFER] & EFER_SCE) === 0) return cpu.undefinedOpcode();
-  if (cpu.options.emulated) return cpu.memory.unhandled();
+  cpu.refused = cpu.options.emulated && cpu.long;
+  if (!cpu.refused) {
+    if (cpu.options.emulated) return cpu.memory.unhandled();
+    if (!cpu.long || (c32[2 * EFER] & EFER_SCE) === 0) return cpu.undefinedOpcode();
+  }
   if (!privileged(cpu)) return;
   const long = cpu.osize === 8;
   const selector = Number((c64[STAR] >> 48n) & 0xffffn);

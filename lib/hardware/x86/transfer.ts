@@ -63,7 +63,7 @@ function readDescriptor(cpu: Cpu, selector: number, vector: number, wide = false
     const table = cpu.segments[LDTR];
     lo = table.baseLo;
     hi = table.baseHi;
-    limit = table.unusable !== 0 || table.present === 0 || (table.selector & 0xfffc) === 0 ? -1 : table.limit;
+    limit = table.unusable !== 0 || table.present === 0 ? -1 : table.limit;
   } else {
     lo = state.gdt.baseLo;
     hi = state.gdt.baseHi;
@@ -268,8 +268,9 @@ function checkReturn(cpu: Cpu, selector: number): boolean {
   if (!readDescriptor(cpu, selector, GP)) return false;
   const hi = descriptorHi;
   const dpl = dplOf(hi);
-  if (isSystem(hi) || !isCode(hi) || rpl < cpu.cpl || (isConforming(hi) ? dpl > rpl : dpl !== rpl))
-    cpu.fault(GP, code);
+  if (isSystem(hi) || !isCode(hi) || rpl < cpu.cpl) cpu.fault(GP, code);
+  else if (rpl > cpu.cpl && cpu.options.emulated) cpu.memory.unhandled();
+  else if (isConforming(hi) ? dpl > rpl : dpl !== rpl) cpu.fault(GP, code);
   else if (!isPresent(hi)) cpu.fault(NP, code);
   return !cpu.stopped;
 }
@@ -316,7 +317,6 @@ export function returnFar(cpu: Cpu, extra: number): void {
     return setRealCode(cpu, selector, target);
   }
   const rpl = selector & 3;
-  if (rpl > cpu.cpl && cpu.options.emulated) return cpu.memory.unhandled();
   if (!checkReturn(cpu, selector)) return;
   if (rpl === cpu.cpl) {
     enterCode(cpu, selector, rpl, target);
@@ -349,11 +349,18 @@ export function enterHandler(
   errorCode: number,
   back: number,
 ): void {
-  if (!cpu.protectedMode) enterReal(cpu, vector, back);
+  if (!cpu.protectedMode) enterReal(cpu, vector, source, back);
   else enterGate(cpu, vector, source, errorCode, back);
 }
 
-function enterReal(cpu: Cpu, vector: number, back: number): void {
+/** A stack that is no memory cannot take what a device or the processor pushes. */
+function refuseDevice(cpu: Cpu, source: Source): void {
+  if (cpu.memory.postedCount === 0 || source === "software") return;
+  cpu.memory.postedCount = 0;
+  cpu.memory.shutDown();
+}
+
+function enterReal(cpu: Cpu, vector: number, source: Source, back: number): void {
   const { memory, state } = cpu;
   if (!cpu.options.emulated && 4 * vector + 3 > state.idt.limit) return cpu.fault(GP, 0);
   const { flags } = cpu;
@@ -363,6 +370,7 @@ function enterReal(cpu: Cpu, vector: number, back: number): void {
   const at = (state.idt.baseLo + 4 * vector) >>> 0;
   const offset = memory.read(at, 2, 0);
   const selector = memory.read(at + 2, 2, 0);
+  refuseDevice(cpu, source);
   if (cpu.stopped) return;
   cpu.flags = flags & ~(IF | TF | AC | RF);
   setRealCode(cpu, selector, offset);
@@ -420,6 +428,7 @@ function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, 
   cpu.push(width, back);
   if (errorCode >= 0) cpu.push(width, errorCode);
   cpu.user = user;
+  refuseDevice(cpu, source);
   if (cpu.stopped) return;
   descriptorLo = codeLo;
   descriptorHi = codeHi;
@@ -485,7 +494,8 @@ function enterInnerStack(cpu: Cpu, newCpl: number): void {
 /** IRET. NMIs are let in again. */
 export function interruptReturn(cpu: Cpu): void {
   if (!cpu.protectedMode) return returnReal(cpu);
-  if (cpu.options.emulated) return cpu.memory.unhandled();
+  if (cpu.options.emulated && !cpu.long) return cpu.memory.unhandled();
+  cpu.refused = cpu.options.emulated;
   const size = cpu.osize;
   if ((cpu.flags & NT) !== 0) {
     if (cpu.long) cpu.fault(GP, 0);

@@ -336,6 +336,7 @@ export class Runner {
       const trap = (cpu.state.r32[2 * RFLAGS] & TF) !== 0;
       const stop = cpu.step();
       if (stop !== RUNNING) return this.#stopped(stop);
+      if (cpu.refused && this.#emulated) this.#noteRefusal(cpu.start);
       if (memory.postedCount !== 0) {
         this.#posted = 0;
         this.#unfinished = "writes";
@@ -486,17 +487,24 @@ export class Runner {
     return this.#showPosted();
   }
 
+  /** The emulator had written down its failure before the flavour helped: the page shows it, and there is no exit. */
+  #noteRefusal(address: number): void {
+    const reason = this.#page.exitReason;
+    const length = this.#instructionBytes(address);
+    this.#page.emulationFailure(this.#instruction, length, PVM_EXIT_INFO);
+    this.#page.exitReason = reason;
+  }
+
   /** KVM_EXIT_INTERNAL_ERROR with the bytes of the instruction (prepare_emulation_failure_exit). */
   #failEmulation(): void {
-    const length = this.#instructionBytes();
+    const length = this.#instructionBytes(this.cpu.codeAddress());
     this.#page.emulationFailure(this.#instruction, length, this.#emulated ? PVM_EXIT_INFO : 0);
   }
 
-  /** The bytes at RIP, as many as one instruction may have and one page holds. */
-  #instructionBytes(): number {
+  /** The bytes at an address, as many as one instruction may have and one page holds. */
+  #instructionBytes(linear: number): number {
     const { cpu } = this;
     const { memory } = cpu;
-    const linear = cpu.codeAddress();
     const length = Math.min(INSTRUCTION_BYTES, 4096 - (linear & 4095));
     memory.stop = RUNNING;
     if (!memory.findCode(linear, cpu.user)) return 0;
@@ -525,12 +533,9 @@ export class Runner {
       return 0;
     }
     if (vector === PAGE_FAULT) memory.storeFaultAddress();
-    if (cpu.invalidOpcode && this.#emulated) {
-      const reason = this.#page.exitReason;
-      this.#failEmulation();
-      this.#page.exitReason = reason;
-    }
-    vcpu.events.queueException(vector, errorCode >= 0 ? errorCode : undefined);
+    if (cpu.refused && this.#emulated) this.#noteRefusal(cpu.codeAddress());
+    // real mode has no error codes
+    vcpu.events.queueException(vector, errorCode >= 0 && cpu.state.protectedMode ? errorCode : undefined);
     return 1;
   }
 
@@ -579,6 +584,7 @@ export class Runner {
     for (let depth = 0; depth < 4; depth++) {
       const stop = cpu.deliver(now, kind, code);
       if (stop === RUNNING) return true;
+      if (stop === SHUTDOWN) break;
       if (stop !== EXCEPTION) {
         this.#failEmulation();
         return false;
