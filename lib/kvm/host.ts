@@ -4,6 +4,7 @@
  */
 import type { Kernel } from "../kernel/kernel.ts";
 import type { KvmArch } from "./arch.ts";
+import type { Assignment } from "./assigned-device.ts";
 import type { IrqchipProposal } from "./irqchip-type.ts";
 
 /** What differs between releases on arm64. */
@@ -46,6 +47,8 @@ export interface KvmBehaviour extends Arm64Behaviour, X86Behaviour {
   readonly irqfdExclusive: boolean;
   /** KVM_CREATE_VCPU looks at the whole id; before, at its low 32 bits */
   readonly vcpuIdUncut: boolean;
+  /** POWER: DEXCR, HASHKEYR and HASHPKEYR are known to KVM_GET_ONE_REG, and MMCR3 keeps what is written to it */
+  readonly ppcDexcr: boolean;
 }
 
 /** Facts about the host's processor, as its KVM shows them: arrays of raw entries, recorded from a real one. */
@@ -101,6 +104,8 @@ export interface KvmHost {
   readonly vcpuMmapSize: number;
   readonly pageSize: number;
   readonly behaviour: KvmBehaviour;
+  /** KVM_ASSIGN_PCI_DEVICE and its kin, in releases before 4.12 */
+  readonly assignment?: Assignment | undefined;
   /** KVM_SET_IRQCHIP_TYPE, which no release has, and how it answers its open question */
   readonly irqchipProposal?: IrqchipProposal | undefined;
   readonly facts: HostFacts;

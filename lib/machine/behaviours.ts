@@ -42,6 +42,12 @@ export const behaviourTable: readonly Row[] = [
       "virt/kvm/kvm_main.c:kvm_vm_ioctl_create_vcpu; traces: arm64-kvm-6.1/vcpu-create cuts to 32 bits, -6.12 does not",
   },
   {
+    behaviour: "ppcDexcr",
+    since: "6.11",
+    source:
+      "arch/powerpc/kvm/book3s_hv.c:kvmppc_set_one_reg_hv; recorded/ppc64le-6.1/registers refuses them, -6.12 does not",
+  },
+  {
     behaviour: "pagingOnlyInLongMode",
     since: "6.18",
     flavour: "pvm",

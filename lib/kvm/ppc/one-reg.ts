@@ -131,6 +131,8 @@ const hv: ReadonlyMap<bigint, Register> = new Map([
   [ppc.KVM_REG_PPC_HASHPKEYR, plain],
 ] satisfies [bigint, Register][]);
 
+const sinceDexcr = new Set([ppc.KVM_REG_PPC_DEXCR, ppc.KVM_REG_PPC_HASHKEYR, ppc.KVM_REG_PPC_HASHPKEYR]);
+
 /** User mode knows little of its own (book3s_pr.c). From the source: no recording has these. */
 const pr: ReadonlyMap<bigint, Register> = new Map([
   ...common,
@@ -173,18 +175,21 @@ const MASK64 = 0xffff_ffff_ffff_ffffn;
 export class OneRegs {
   readonly #table: ReadonlyMap<bigint, Register>;
   readonly #values = new Map<bigint, bigint>();
+  /** whether the release knows DEXCR and its kin */
+  readonly #dexcr: boolean;
 
   /** whether interrupts may be taken with translation on (KVM_CAP_PPC_AIL_MODE_3) */
   readonly ail: boolean;
 
-  constructor(hypervisor: boolean, lpcr: bigint, ail: boolean) {
+  constructor(hypervisor: boolean, lpcr: bigint, ail: boolean, dexcr: boolean) {
     this.ail = ail;
+    this.#dexcr = dexcr;
     this.#table = hypervisor ? hv : pr;
     if (hypervisor) this.#values.set(ppc.KVM_REG_PPC_LPCR_64, lpcr);
   }
 
   has(id: bigint): boolean {
-    return this.#table.has(id);
+    return this.#table.has(id) && (this.#dexcr || !sinceDexcr.has(id));
   }
 
   value(id: bigint): bigint {
@@ -201,6 +206,7 @@ export class OneRegs {
       this.#values.set(fpr, (this.value(fpr) & MASK64) | (value << 64n));
       return 0;
     }
+    if (id === ppc.KVM_REG_PPC_MMCR3 && !this.#dexcr) return 0;
     const write = this.#table.get(id)!.write;
     const kept = write === undefined ? value : write(value, this.value(id), this);
     if (typeof kept === "number") return kept;

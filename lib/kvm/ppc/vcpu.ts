@@ -63,7 +63,7 @@ export class PpcVcpu implements VcpuArch, ExternalInput {
     this.registers = new PpcRegisters(vm.hv, vm.hv ? PVR_POWER9 : PVR_POWER8);
     const { host } = vm.vm;
     const ail = (host.vmCapabilities.get(KVM_CAP_PPC_AIL_MODE_3) ?? 0) !== 0;
-    this.oneRegs = new OneRegs(vm.hv, hasXive(host) ? BARE_LPCR : NESTED_LPCR, ail);
+    this.oneRegs = new OneRegs(vm.hv, hasXive(host) ? BARE_LPCR : NESTED_LPCR, ail, host.behaviour.ppcDexcr);
     this.sane = !vm.hv;
   }
 

@@ -25,6 +25,7 @@ describe("traces", () => {
     ["traces/ppc64le-kvm-6.1", 5, 364],
     ["traces/ppc64le-kvm-6.12", 14, 2710],
     ["traces/ppc64le-kvm-pr", 7, 1314],
+    ["recorded/ppc64le-6.1", 2, 6531],
     ["recorded/ppc64le-6.12", 4, 8732],
   ];
   test.each(folders)("%s: %i traces, %i calls", (folder, traces, calls) => {
@@ -50,9 +51,10 @@ describe("guests, with a script in place of the machine code", () => {
     expect(identical(path, withGuests(eduInterrupts))).toBe(96);
   });
 
-  test.each(namesIn("recorded/ppc64le-6.12/guest-code"))("hypercalls: %s", (name) => {
-    expect(identical(join("recorded/ppc64le-6.12/guest-code", name), withGuests(mailboxes))).toBeGreaterThan(
-      1000,
-    );
+  const hypercalls = ["recorded/ppc64le-6.1/guest-code", "recorded/ppc64le-6.12/guest-code"].flatMap(
+    (folder) => namesIn(folder).map((name) => join(folder, name)),
+  );
+  test.each(hypercalls)("hypercalls: %s", (path) => {
+    expect(identical(path, withGuests(mailboxes))).toBeGreaterThan(1000);
   });
 });
