@@ -269,7 +269,30 @@ const bitmapAt = (at: number) =>
     { weight: 1, arbitrary: fc.constant([]) },
   );
 
+/** A slot at a place of its own, so that it can be. */
+const regular = fc
+  .record({
+    on: vm,
+    slot: fc.integer({ min: 0, max: 3 }),
+    flags: usually([1, 1, 0, 2], [3]),
+    pages: fc.constantFrom(1, 64, 65, 200),
+    moved: percent(10),
+    removed: percent(10),
+  })
+  .map(({ on, slot, flags, pages, moved, removed }): Operation => {
+    const address = 0x100000 * (slot + (moved ? 4 : 0));
+    const head = hexValue(slot, 4) + hexValue(flags, 4) + hexValue(address, 8);
+    return {
+      op: "ioctl",
+      on,
+      request: "KVM_SET_USER_MEMORY_REGION",
+      bytes: head + hexValue(removed ? 0 : pages * PAGE, 8) + "00".repeat(8),
+      patches: [{ at: 24, guest: 0x100000 * slot }],
+    };
+  });
+
 const memory: fc.Arbitrary<Operation> = fc.oneof(
+  { weight: 8, arbitrary: regular },
   { weight: 6, arbitrary: setRegion("KVM_SET_USER_MEMORY_REGION", 32) },
   { weight: 2, arbitrary: setRegion("KVM_SET_USER_MEMORY_REGION2", 160) },
   {

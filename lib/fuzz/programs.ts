@@ -91,7 +91,7 @@ export function programs(options: ProgramOptions = {}): fc.Arbitrary<Program> {
   const length = options.length ?? DEFAULT_LENGTH;
   for (const name of names)
     if (groups[name] === undefined) throw new TypeError(`no group "${name}": ${groupNames.join(", ")}`);
-  const swarm = fc.array(fc.constantFrom(0, 0, 1, 1, 3, 8), {
+  const swarm = fc.array(fc.constantFrom(0, 0, 0, 0, 0, 1, 1, 3, 8), {
     minLength: names.length,
     maxLength: names.length,
     size: "max",
