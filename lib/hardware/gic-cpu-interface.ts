@@ -155,7 +155,8 @@ function activate(cpu: GicCpu, lr: ListRegister): number {
   lr.pending = false;
   lr.active = true;
   const bit = 1 << ((lr.priority & groupMask(cpu, lr.group)) >>> (8 - cpu.priorityBits));
-  if (lr.group === 0) cpu.ap0r = (cpu.ap0r | bit) >>> 0;
+  // a GICv2 has one register for both groups
+  if (lr.group === 0 || cpu.sre === 0) cpu.ap0r = (cpu.ap0r | bit) >>> 0;
   else cpu.ap1r = (cpu.ap1r | bit) >>> 0;
   return lr.irq.intid | (lr.source << 10);
 }
@@ -400,19 +401,28 @@ const OTHER_GROUP = 1022;
 
 const hiddenGroup = (cpu: GicCpu, lr: ListRegister): boolean => lr.group === 1 && cpu.control.ackctl === 0;
 
-/** A read of GICC_IAR: from bit 10 on an SGI's sender. */
-function acknowledgeV2(cpu: GicCpu): number {
-  const best = bestPending(cpu);
-  if (best === undefined || best.priority >= cpu.control.pmr) return SPURIOUS;
-  if (hiddenGroup(cpu, best)) return OTHER_GROUP;
-  return highestPending(cpu) === undefined ? SPURIOUS : activate(cpu, best);
+/** The pending list register that is above the mask; with one group enabled, of either group (as QEMU's GICv2 does). */
+function bestPendingV2({ lrs, control }: GicCpu): ListRegister | undefined {
+  if ((control.grpen0 | control.grpen1) === 0) return undefined;
+  let best: ListRegister | undefined;
+  for (const lr of lrs)
+    if (lr.pending && !lr.active && (best === undefined || lr.priority < best.priority)) best = lr;
+  return best !== undefined && best.priority < control.pmr ? best : undefined;
 }
 
-/** A read of GICC_HPPIR. */
+/** A read of GICC_IAR: from bit 10 on an SGI's sender. */
+function acknowledgeV2(cpu: GicCpu): number {
+  const best = bestPendingV2(cpu);
+  if (best === undefined) return SPURIOUS;
+  if (hiddenGroup(cpu, best)) return OTHER_GROUP;
+  return best.priority < runningPriority(cpu) ? activate(cpu, best) : SPURIOUS;
+}
+
+/** A read of GICC_HPPIR; an SGI's sender is not told. */
 function pendingNumberV2(cpu: GicCpu): number {
-  const best = bestPending(cpu);
-  if (best === undefined || best.priority >= cpu.control.pmr) return SPURIOUS;
-  return hiddenGroup(cpu, best) ? OTHER_GROUP : best.irq.intid | (best.source << 10);
+  const best = bestPendingV2(cpu);
+  if (best === undefined) return SPURIOUS;
+  return hiddenGroup(cpu, best) ? OTHER_GROUP : best.irq.intid;
 }
 
 /** A write of GICC_EOIR: the priority drops, and unless EOImode is set the interrupt ends, whatever its priority. */
@@ -431,6 +441,7 @@ const GICC_EOIR = 0x10;
 const GICC_RPR = 0x14;
 const GICC_HPPIR = 0x18;
 const GICC_ABPR = 0x1c;
+const GICC_APR = 0xd0;
 const GICC_IIDR = 0xfc;
 const GICC_DIR = 0x1000;
 
@@ -459,6 +470,8 @@ export function guestReadInterface(cpu: GicCpu, offset: number): number {
       return pendingNumberV2(cpu);
     case GICC_RPR:
       return runningPriority(cpu);
+    case GICC_APR:
+      return cpu.ap0r;
     case GICC_IIDR:
       return 0x0002_043b;
     default:
