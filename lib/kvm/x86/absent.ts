@@ -4,7 +4,12 @@
  */
 import { EFAULT, EINVAL, ENOSPC, ENOTTY, EOPNOTSUPP } from "../../abi/errno.ts";
 import { KVM_PRE_FAULT_MEMORY, KvmPreFaultMemory } from "../../abi/kvm.ts";
-import { KVM_MEMORY_ENCRYPT_OP } from "../../abi/kvm-x86.ts";
+import {
+  KVM_MEMORY_ENCRYPT_OP,
+  KVM_MEMORY_ENCRYPT_REG_REGION,
+  KVM_MEMORY_ENCRYPT_UNREG_REGION,
+  KvmEncRegion,
+} from "../../abi/kvm-x86.ts";
 import { PAGE_SIZE } from "../../kernel/address-space.ts";
 import type { Argument } from "../../kernel/argument.ts";
 import type { Entry } from "../dispatch.ts";
@@ -30,5 +35,7 @@ function preFaultMemory(file: VcpuFile, user: Argument): number {
 export const absentVmIoctls: readonly Entry<VmFile>[] = [[KVM_MEMORY_ENCRYPT_OP, () => -ENOTTY]];
 export const absentVcpuIoctls: readonly Entry<VcpuFile>[] = [
   [KVM_MEMORY_ENCRYPT_OP, () => -ENOTTY],
+  [KVM_MEMORY_ENCRYPT_REG_REGION, encryptedRegion],
+  [KVM_MEMORY_ENCRYPT_UNREG_REGION, encryptedRegion],
   [KVM_PRE_FAULT_MEMORY, preFaultMemory],
 ];
