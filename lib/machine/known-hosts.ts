@@ -69,7 +69,7 @@ const pseries: KnownHost = {
     kind: "spapr",
     interruptRemapping: true,
     cpus: 1,
-    tce: { size: 0x4000_0000n, pageSizes: 0x0121_1000n, windows: 2, levels: 1, eeh: false },
+    tce: { size: 0x4000_0000n, pageSizes: 0x0121_1000n, windows: 2, levels: 1, eeh: false, hypervisor: true },
   },
   devices: [
     edu({
@@ -89,7 +89,7 @@ const powernv: KnownHost = {
     kind: "spapr",
     interruptRemapping: true,
     cpus: 1,
-    tce: { size: 0x8000_0000n, pageSizes: 0x4021_1000n, windows: 2, levels: 5, eeh: true },
+    tce: { size: 0x8000_0000n, pageSizes: 0x4021_1000n, windows: 2, levels: 5, eeh: true, hypervisor: false },
   },
   devices: [
     edu({

@@ -10,8 +10,8 @@
  */
 import { EBUSY, EINVAL, ENODEV, ENOENT, EPERM } from "../abi/errno.ts";
 import type { Kernel } from "../kernel/kernel.ts";
-import { type GroupFile, VfioGroup } from "./group.ts";
 import type { VfioDeviceBehaviour } from "./device.ts";
+import { type GroupFile, VfioGroup } from "./group.ts";
 import type { VfioIrqBehaviour } from "./irqs.ts";
 import type { CreateVfioDevice, VfioDevice } from "./vfio-device.ts";
 
@@ -79,6 +79,8 @@ export interface TceDescription {
   readonly levels: number;
   /** the platform recovers from errors (EEH) */
   readonly eeh: boolean;
+  /** the kernel is a guest itself: its windows and their entries are the hypervisor's (pseries, not powernv) */
+  readonly hypervisor: boolean;
 }
 
 /** Options of the modules; sysfs changes them (/sys/module/MODULE/parameters/NAME). */

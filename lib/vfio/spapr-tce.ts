@@ -5,10 +5,15 @@
  * windows; the first of them is made at the first need.
  *
  * An entry is overwritten without a word, and clearing an empty one is no error. Every request but VFIO_CHECK_EXTENSION is
- * the process's that first named memory: EPERM for another.
+ * the process's that first named memory: EPERM for another. As recorded (fixtures/recorded/ppc64le-6.12): a bus address
+ * that is not aligned answers 1; version 1 always pins memory to be written; entries past the end of a window are the
+ * hypervisor's H_PARAMETER (−4) on pseries, and harm on powernv.
  *
- * Missing: error handling (VFIO_EEH_PE_OP answers EINVAL), levels of tables; pages larger than the processor's are not
- * checked to lie in one piece of memory.
+ * On pseries there is one window beside the default one, wherever it stands; a refused attempt to make another bars the
+ * device from new ones for good (arch/powerpc/platforms/pseries/iommu.c:spapr_tce_create_table, 6.11).
+ *
+ * Missing: error handling (VFIO_EEH_PE_OP answers EINVAL), levels of tables, how large a window the hypervisor allows;
+ * pages larger than the processor's are not checked to lie in one piece of memory.
  */
 import { EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTTY, ENXIO, EPERM } from "../abi/errno.ts";
 import { store64 } from "../abi/struct.ts";
@@ -42,7 +47,7 @@ import type { AddressSpace } from "../kernel/address-space.ts";
 import type { Argument } from "../kernel/argument.ts";
 import type { Process } from "../kernel/process.ts";
 import type { VfioGroup } from "./group.ts";
-import type { TceDescription } from "./host.ts";
+import type { IommuGroup, TceDescription } from "./host.ts";
 import type { Iommu, IommuDriver } from "./iommu-driver.ts";
 import { accountOf, pin } from "./pinned-memory.ts";
 
@@ -54,6 +59,11 @@ const DEFAULT_SHIFT = 12;
 const BYTES_PER_TCE = 8n;
 /** bytes of the info struct without what version 2 added */
 const INFO_LEAST = 16;
+
+/** what a hypercall that puts an entry past the end answers, handed on as it is */
+const H_PARAMETER = -4;
+/** what an address check that fails answers: the truth of it (arch/powerpc/include/asm/iommu.h, 6.1) */
+const UNALIGNED = 1;
 
 interface Window {
   readonly start: bigint;
@@ -78,6 +88,9 @@ interface Registered {
 }
 
 const registered = new WeakMap<AddressSpace, Registered[]>();
+
+/** groups whose hypervisor refused a window: it is not asked again */
+const barred = new WeakSet<IommuGroup>();
 
 const registeredBy = (mm: AddressSpace): Registered[] => {
   let regions = registered.get(mm);
@@ -235,15 +248,22 @@ class SpaprTce implements Iommu {
     const window = this.#windowAt(process, iova);
     if (typeof window === "number") return window;
     const mask = (1n << BigInt(window.shift)) - 1n;
-    if (((size | vaddr) & mask) !== 0n || flags === 0 || (iova & mask) !== 0n) return -EINVAL;
-    if (!this.#v2) {
-      const writes = (flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0;
-      const { pageSize } = process.mm;
-      const start = Math.floor(Number(vaddr) / pageSize) * pageSize;
-      const end = Math.ceil(Number(vaddr + size) / pageSize) * pageSize;
-      return Math.min(pin(process, start, end - start, writes, true, unlimited), 0);
-    }
-    return this.#setEntries(process.mm, window, iova, vaddr, size);
+    if (((size | vaddr) & mask) !== 0n || flags === 0) return -EINVAL;
+    if ((iova & mask) !== 0n) return UNALIGNED;
+    return this.#v2
+      ? this.#setEntries(process.mm, window, iova, vaddr, size)
+      : this.#pinEntries(process, window, iova, Number(vaddr), size);
+  }
+
+  /** Version 1: every page is pinned, whatever the device may do. */
+  #pinEntries(process: Process, window: Window, iova: bigint, vaddr: number, size: bigint): number {
+    const { pageSize } = process.mm;
+    const room = window.start + window.size - iova;
+    const past = this.#tce.hypervisor && size > room;
+    const start = Math.floor(vaddr / pageSize) * pageSize;
+    const end = Math.ceil((vaddr + Number(past ? room : size)) / pageSize) * pageSize;
+    const pinned = pin(process, start, end - start, true, true, unlimited);
+    return pinned < 0 ? pinned : past ? H_PARAMETER : 0;
   }
 
   /** Entries before the first that fails are taken back. */
@@ -257,9 +277,9 @@ class SpaprTce implements Iommu {
       const region = registeredBy(mm).find(
         ({ address, size }) => at >= address && at + step <= address + size,
       );
-      if (region === undefined || entry >= last) {
+      if (region === undefined || (entry >= last && this.#tce.hypervisor)) {
         clearEntries(window, first, entry);
-        return -EINVAL;
+        return region === undefined ? -EINVAL : H_PARAMETER;
       }
       clearEntries(window, entry, entry + 1n);
       window.entries.set(entry, region);
@@ -276,8 +296,8 @@ class SpaprTce implements Iommu {
     const window = this.#windowAt(process, iova);
     if (typeof window === "number") return window;
     const mask = (1n << BigInt(window.shift)) - 1n;
-    if (((size | iova) & mask) !== 0n) return -EINVAL;
-    if (iova + size > window.start + window.size) return -EINVAL;
+    if ((size & mask) !== 0n) return -EINVAL;
+    if ((iova & mask) !== 0n) return UNALIGNED;
     const shift = BigInt(window.shift);
     clearEntries(window, iova >> shift, (iova + size) >> shift);
     return 0;
@@ -308,17 +328,32 @@ class SpaprTce implements Iommu {
     let number = 0;
     while (this.#windows[number] !== undefined) number++;
     if (number >= MAX_WINDOWS) return -ENOSPC;
-    const { pageSizes, levels: most } = this.#tce;
+    const { pageSizes, levels: most, hypervisor } = this.#tce;
     if (shift >= 64 || (pageSizes & (1n << BigInt(shift))) === 0n) return -EINVAL;
-    if (levels === 0 || levels > most || size === 0n || (size & (size - 1n)) !== 0n) return -EINVAL;
-    if (size >> BigInt(shift) === 0n) return -EINVAL;
+    if ((levels === 0 && !hypervisor) || levels > most || size === 0n || (size & (size - 1n)) !== 0n)
+      return -EINVAL;
     const pages = Number(((size >> BigInt(shift)) * BYTES_PER_TCE) / BigInt(process.mm.pageSize));
     const charged = this.#charge(process, pages);
     if (charged < 0) return charged;
     this.#mm = process.mm;
-    const start = number === 0 ? 0n : SECOND_WINDOW;
+    const start = hypervisor ? this.#askHypervisor(number, shift, size) : number === 0 ? 0n : SECOND_WINDOW;
+    if (typeof start === "number") return start;
     this.#windows[number] = this.#window(start, size, shift, pages);
     return start;
+  }
+
+  /** EPERM for a first window beside one that stands at the second's place, ENODEV once there was no room. */
+  #askHypervisor(number: number, shift: number, size: bigint): bigint | number {
+    const devices = [...this.#groups].map(({ iommuGroup }) => iommuGroup);
+    if (devices.some((group) => barred.has(group))) return -ENODEV;
+    const made = this.#windows.some((window) => window !== undefined && window.start !== 0n);
+    if (number === 0) {
+      if (made) return -EPERM;
+      if (shift === DEFAULT_SHIFT && size <= this.#tce.size) return 0n;
+    }
+    if (!made) return SECOND_WINDOW;
+    for (const group of devices) barred.add(group);
+    return -ENODEV;
   }
 
   #removeWindow(number: number): void {
@@ -372,46 +407,58 @@ class SpaprTce implements Iommu {
     if (typeof range === "number") return range;
     const { address, size } = range;
     if (address + size >= 1n << 64n) return -EINVAL;
-    const regions = registeredBy(process.mm);
-    let region = regions.find((other) => other.address === address && other.size === size);
+    let region: Registered | number | undefined = this.#find(address, size);
     if (region !== undefined && this.#registered.has(region)) return -EBUSY;
-    if (region === undefined) {
-      if (size === 0n) return -ENOMEM;
-      if (regions.some((other) => other.address < address + size && address < other.address + other.size))
-        return -EINVAL;
-      const pages = Number(size) / process.mm.pageSize;
-      const charged = this.#charge(process, pages);
-      if (charged < 0) return charged;
-      const pinned = pin(process, Number(address), Number(size), true, true, unlimited);
-      if (pinned < 0) {
-        accountOf(process.mm).charge(-pages);
-        return pinned;
-      }
-      region = { address, size, charged: pages, users: 0, mapped: 0 };
-      regions.push(region);
-    }
+    region ??= this.#pinRegion(process, address, size);
+    if (typeof region === "number") return region;
     region.users++;
     this.#registered.add(region);
     this.#enabled = true;
     return 0;
   }
 
-  /** ENOENT for what this container did not register, EBUSY while it is mapped. */
+  #find(address: bigint, size: bigint): Registered | undefined {
+    return registeredBy(this.#mm!).find((other) => other.address === address && other.size === size);
+  }
+
+  #pinRegion(process: Process, address: bigint, size: bigint): Registered | number {
+    if (size === 0n) return -ENOMEM;
+    const pages = Number(size) / process.mm.pageSize;
+    const charged = this.#charge(process, pages);
+    if (charged < 0) return charged;
+    const regions = registeredBy(process.mm);
+    const meets = regions.some(
+      (other) => other.address < address + size && address < other.address + other.size,
+    );
+    const pinned = pin(process, Number(address), Number(size), true, true, unlimited);
+    if (pinned < 0 || meets) {
+      accountOf(process.mm).charge(-pages);
+      return pinned < 0 ? pinned : -EINVAL;
+    }
+    const region = { address, size, charged: pages, users: 0, mapped: 0 };
+    regions.push(region);
+    return region;
+  }
+
+  /**
+   * ENOENT for what this container did not register. Memory that is still mapped leaves the container, and stays
+   * registered with its process.
+   */
   #unregister(process: Process, user: Argument): number {
     if (this.#mm === undefined) return -EPERM;
     const range = readRange(user, process.mm.pageSize);
     if (typeof range === "number") return range;
-    const { address, size } = range;
-    const region = [...this.#registered].find((other) => other.address === address && other.size === size);
-    if (region === undefined) return -ENOENT;
-    if (region.users === 1 && region.mapped !== 0) return -EBUSY;
+    const region = this.#find(range.address, range.size);
+    if (region === undefined || !this.#registered.has(region)) return -ENOENT;
     this.#letGo(region);
     return 0;
   }
 
+  /** A mapped region keeps its last user. */
   #letGo(region: Registered): void {
     this.#registered.delete(region);
-    if (--region.users !== 0) return;
+    if (region.users > 1 || region.mapped === 0) region.users--;
+    if (region.users !== 0) return;
     const regions = registeredBy(this.#mm!);
     regions.splice(regions.indexOf(region), 1);
     accountOf(this.#mm!).charge(-region.charged);

@@ -9,14 +9,14 @@ import { describe as inWords, replay } from "../../lib/trace/replay.ts";
 
 const root = new URL("../../fixtures/", import.meta.url).pathname;
 const SCENARIO = /\/(A_|B_|H_kvmdev|I_|J_noremap|R_)/;
-const OTHER_ARCHITECTURES = /\/(arm64|ppc64le)-[^/]*\/[^/]*vfio\.jsonl/;
+const OTHER_ARCHITECTURES = /\/(arm64|ppc64le)-[^/]*\/([^/]*vfio|R_tce[^/]*)\.jsonl/;
 
 const names = ["traces", "recorded"]
   .flatMap((folder) => readdirSync(root + folder).map((kernel) => `${folder}/${kernel}`))
   .flatMap((folder) => readdirSync(root + folder).map((name) => `${folder}/${name}`))
   .filter((name) => (name.includes("vfio-") && SCENARIO.test(name)) || OTHER_ARCHITECTURES.test(name));
 
-test("none is missing", () => expect(names.length).toBe(51));
+test("none is missing", () => expect(names.length).toBe(55));
 
 test.each(names)("%s", (name) => {
   const result = replay(readTrace(root + name, name));

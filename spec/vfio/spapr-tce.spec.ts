@@ -33,15 +33,23 @@ import {
   VfioIommuSpaprTceRemove,
 } from "../../lib/abi/vfio-spapr.ts";
 import { MAP_ANONYMOUS, MAP_PRIVATE, type Process, RLIMIT_MEMLOCK } from "../../lib/kernel/process.ts";
+import type { TceDescription } from "../../lib/vfio/host.ts";
 import { container, fakeHost, int, processOn } from "./fake-host.ts";
 
 const PAGE = 4096;
 const WINDOW = 0x10_0000;
 
-const tce = { size: BigInt(WINDOW), pageSizes: 0x1_1000n, windows: 2, levels: 2, eeh: false };
+const tce = {
+  size: BigInt(WINDOW),
+  pageSizes: 0x1_1000n,
+  windows: 2,
+  levels: 2,
+  eeh: false,
+  hypervisor: false,
+};
 
-function setup(type: 2 | 7, eeh = false) {
-  const iommu = { kind: "spapr", interruptRemapping: true, cpus: 1, tce: { ...tce, eeh } } as const;
+function setup(type: 2 | 7, options: Partial<TceDescription> = {}) {
+  const iommu = { kind: "spapr", interruptRemapping: true, cpus: 1, tce: { ...tce, ...options } } as const;
   const process = processOn(fakeHost("6.12", { arch: "ppc64le", iommu }));
   const { fd, answer } = container(process, type, "1");
   expect(answer).toBe(0);
@@ -94,7 +102,7 @@ const limit = (process: Process, pages: number) => {
 describe("both versions", () => {
   test("extensions", () => {
     for (const eeh of [false, true]) {
-      const { process, fd } = setup(2, eeh);
+      const { process, fd } = setup(2, { eeh });
       const known = Array.from({ length: 13 }, (_, n) => n).filter(
         (n) => process.ioctl(fd, VFIO_CHECK_EXTENSION, n) === 1,
       );
@@ -160,9 +168,27 @@ describe("version 1", () => {
       0, 0, 0, 0,
     ]);
     expect([map(one, WINDOW, PAGE), unmap(one, WINDOW, PAGE)]).toEqual([-ENXIO, -ENXIO]);
-    expect([map(one, 0, PAGE, 0), map(one, 0, PAGE, 4), map(one, 1, PAGE)]).toEqual(Array(3).fill(-EINVAL));
+    expect([map(one, 0, PAGE, 0), map(one, 0, PAGE, 4)]).toEqual([-EINVAL, -EINVAL]);
     expect(map(one, 0, PAGE, 3, 0)).toBe(-EFAULT);
-    expect(unmap(one, WINDOW - PAGE, 2 * PAGE)).toBe(-EINVAL);
+    expect(unmap(one, WINDOW - PAGE, 2 * PAGE)).toBe(0);
+  });
+
+  test("an unaligned bus address answers 1; memory is pinned to be written, whatever the flags", () => {
+    const one = setup(2);
+    const { process } = one;
+    process.ioctl(one.fd, VFIO_IOMMU_ENABLE);
+    expect([map(one, 1, PAGE), unmap(one, 1, PAGE), map(one, 1, 1)]).toEqual([1, 1, -EINVAL]);
+    const readOnly = process.mmap(0, PAGE, 1, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    expect([1, 2, 3].map((flags) => map(one, 0, PAGE, flags, readOnly))).toEqual(Array(3).fill(-EFAULT));
+  });
+
+  test("past the end of the window: the hypervisor's refusal, where there is one", () => {
+    for (const hypervisor of [false, true]) {
+      const one = setup(2, { hypervisor });
+      one.process.ioctl(one.fd, VFIO_IOMMU_ENABLE);
+      expect(map(one, WINDOW - PAGE, PAGE)).toBe(0);
+      expect(map(one, WINDOW - PAGE, 2 * PAGE)).toBe(hypervisor ? -4 : 0);
+    }
   });
 });
 
@@ -182,7 +208,7 @@ describe("version 2", () => {
     expect(unregister(two, memory, 4 * PAGE)).toBe(-ENOENT);
   });
 
-  test("only registered memory is mapped; mapped memory stays registered", () => {
+  test("only registered memory is mapped; mapped memory leaves the container, and stays registered", () => {
     const two = setup(7);
     const { memory } = two;
     expect(map(two, 0, PAGE)).toBe(-EPERM);
@@ -192,8 +218,12 @@ describe("version 2", () => {
     register(two, memory, 4 * PAGE);
     expect(map(two, 0, 4 * PAGE)).toBe(0);
     expect(map(two, 0, 2 * PAGE, 3, memory + PAGE)).toBe(0);
-    expect(unregister(two, memory, 4 * PAGE)).toBe(-EBUSY);
-    expect(unmap(two, 0, 4 * PAGE)).toBe(0);
+    expect(unregister(two, memory, 4 * PAGE)).toBe(0);
+    expect(unregister(two, memory, 4 * PAGE)).toBe(-ENOENT);
+    expect(map(two, 0x8000, PAGE)).toBe(0);
+    expect(register(two, memory + PAGE, PAGE)).toBe(-EINVAL);
+    expect(register(two, memory, 4 * PAGE)).toBe(0);
+    expect(unmap(two, 0, WINDOW)).toBe(0);
     expect(unregister(two, memory, 4 * PAGE)).toBe(0);
   });
 
@@ -220,6 +250,19 @@ describe("version 2", () => {
     expect(remove(two, 0)).toBe(0);
     expect(remove(two, 0)).toBe(-EINVAL);
     expect(create(two, 12, 2 * WINDOW)).toBe(0n);
+  });
+
+  test("under a hypervisor: one window beside the default one; a refusal bars the device for good", () => {
+    const two = setup(7, { hypervisor: true, levels: 1 });
+    expect(create(two, 16, 2 * WINDOW)).toBe(1n << 59n);
+    expect(remove(two, 0)).toBe(0);
+    expect(create(two, 16, 2 * WINDOW)).toBe(-EPERM);
+    expect(create(two, 12, WINDOW)).toBe(-EPERM);
+    expect(remove(two, 1n << 59n)).toBe(0);
+    expect(create(two, 16, 2 * WINDOW)).toBe(1n << 59n);
+    expect(create(two, 16, WINDOW)).toBe(-ENODEV);
+    expect(remove(two, 1n << 59n)).toBe(0);
+    expect(create(two, 12, WINDOW)).toBe(-ENODEV);
   });
 
   test("another process is refused", () => {
