@@ -32,10 +32,16 @@ function preFaultMemory(file: VcpuFile, user: Argument): number {
   return -EOPNOTSUPP;
 }
 
-export const absentVmIoctls: readonly Entry<VmFile>[] = [[KVM_MEMORY_ENCRYPT_OP, () => -ENOTTY]];
-export const absentVcpuIoctls: readonly Entry<VcpuFile>[] = [
+/** The region is read before it is found that nobody encrypts memory here: EFAULT, ENOTTY. */
+const encryptedRegion = (_file: VmFile, user: Argument): number =>
+  user.readable(KvmEncRegion.size) ? -ENOTTY : -EFAULT;
+
+export const absentVmIoctls: readonly Entry<VmFile>[] = [
   [KVM_MEMORY_ENCRYPT_OP, () => -ENOTTY],
   [KVM_MEMORY_ENCRYPT_REG_REGION, encryptedRegion],
   [KVM_MEMORY_ENCRYPT_UNREG_REGION, encryptedRegion],
+];
+export const absentVcpuIoctls: readonly Entry<VcpuFile>[] = [
+  [KVM_MEMORY_ENCRYPT_OP, () => -ENOTTY],
   [KVM_PRE_FAULT_MEMORY, preFaultMemory],
 ];
