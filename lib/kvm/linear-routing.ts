@@ -8,8 +8,12 @@ import { KVM_IRQ_ROUTING_IRQCHIP } from "../abi/kvm.ts";
 import { IrqRouting, Route } from "./irq-routing.ts";
 
 export class LinearRouting extends IrqRouting {
+  /** the route that was asked for last */
+  #last = new Route(0, KVM_IRQ_ROUTING_IRQCHIP, 0, 0, 0, 0, 0);
+
   override routes(gsi: number): Route {
-    return new Route(gsi, KVM_IRQ_ROUTING_IRQCHIP, 0, 0, gsi, 0, 0);
+    if (this.#last.gsi !== gsi) this.#last = new Route(gsi, KVM_IRQ_ROUTING_IRQCHIP, 0, 0, gsi, 0, 0);
+    return this.#last;
   }
 
   override gsiOf(_irqchip: number, pin: number): number {

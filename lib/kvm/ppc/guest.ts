@@ -17,7 +17,7 @@
 import { EINTR } from "../../abi/errno.ts";
 import { KVM_EXIT_INTR, KVM_EXIT_MMIO, KVM_EXIT_PAPR_HCALL } from "../../abi/kvm.ts";
 import { KvmRun } from "../../abi/kvm-ppc.ts";
-import { loadNumber64, store32, store64 } from "../../abi/struct.ts";
+import { store32, store64 } from "../../abi/struct.ts";
 import type { PpcVcpu } from "./vcpu.ts";
 
 const EXIT_REASON = KvmRun.offsetOf.exit_reason;
@@ -82,9 +82,8 @@ export class GuestRunner {
   readonly #guest: Guest;
   /** what it did last, and what came of it */
   #action: GuestAction | undefined;
-  #answered = false;
-  /** what a load from memory brought */
-  #loaded = 0;
+  /** undefined while user space has to answer */
+  #answer: GuestAnswer | undefined = nothing;
 
   constructor(vcpu: PpcVcpu, guest: Guest) {
     this.#vcpu = vcpu;
@@ -99,25 +98,30 @@ export class GuestRunner {
     return result;
   }
 
+  /** Takes over what user space answered to the last exit: KVM_RUN does it first of all. */
+  complete(): void {
+    this.#answer ??= this.#fromUserSpace(this.#action!, this.#vcpu.vcpu.pages);
+  }
+
   #run(): number {
     const { pages, vm } = this.#vcpu.vcpu;
     const { work } = vm.kernel;
+    this.complete();
     for (let step = 0; step < MAX_STEPS; step++) {
-      const done = this.#action;
-      if (done?.do === "wait" && !this.#vcpu.external) break;
-      const next = this.#guest.next(done === undefined ? [] : this.#answer(done));
+      if (this.#action?.do === "wait" && !this.#vcpu.external) break;
+      const next = this.#guest.next(this.#answer!);
       if (next.done === true) break;
       this.#action = next.value;
-      this.#answered = this.#perform(next.value, pages);
-      if (!this.#answered) return 0;
+      this.#answer = this.#perform(next.value, pages);
+      if (this.#answer === undefined) return 0;
       work.policy(work);
     }
     store32(pages, EXIT_REASON, KVM_EXIT_INTR);
     return -EINTR;
   }
 
-  /** Whether KVM handles it; if not, kvm_run says what user space is to do. */
-  #perform(action: GuestAction, pages: Uint8Array): boolean {
+  /** The answer where KVM handles it; if not, kvm_run says what user space is to do. */
+  #perform(action: GuestAction, pages: Uint8Array): GuestAnswer | undefined {
     switch (action.do) {
       case "hypercall":
         return this.#hypercall(action.number, action.args, pages);
@@ -126,64 +130,65 @@ export class GuestRunner {
       case "load":
         return this.#access(action.address, action.width, undefined, pages);
       case "wait":
-        return true;
+        return nothing;
     }
   }
 
-  #hypercall(number: number, args: readonly number[], pages: Uint8Array): boolean {
+  #hypercall(number: number, args: readonly number[], pages: Uint8Array): GuestAnswer | undefined {
     const { registers } = this.#vcpu;
     registers.setGpr(GPR_STATUS, number);
     args.forEach((arg, i) => {
       registers.setGpr(GPR_STATUS + 1 + i, arg);
     });
-    if (this.#vcpu.hypercall()) return true;
+    if (this.#vcpu.hypercall()) return [registers.status, registers.gpr(4), registers.gpr(5)];
     store32(pages, EXIT_REASON, KVM_EXIT_PAPR_HCALL);
     store64(pages, EXIT, number);
     for (let i = 0; i < HCALL_ARGUMENTS; i++)
       store64(pages, HCALL_ARGS + 8 * i, registers.gpr(GPR_STATUS + 1 + i));
-    return false;
+    return undefined;
   }
 
-  #access(address: number, width: number, value: number | bigint | undefined, pages: Uint8Array): boolean {
-    const user = this.#vcpu.vcpu.vm.slots.userAddress(address);
-    if (user >= 0) return this.#memory(user, width, value);
+  #access(
+    address: number,
+    width: number,
+    value: number | bigint | undefined,
+    pages: Uint8Array,
+  ): GuestAnswer | undefined {
+    const { slots, mm, buses } = this.#vcpu.vcpu.vm;
+    const user = slots.userAddress(address);
+    if (user >= 0) {
+      if (value === undefined) return [Number(mm.load(user, width))];
+      mm.store(user, width, value);
+      return nothing;
+    }
     store64(pages, EXIT, address);
     store32(pages, MMIO_LENGTH, width);
     pages[MMIO_IS_WRITE] = value === undefined ? 0 : 1;
     if (value !== undefined)
       for (let i = 0; i < width; i++) pages[MMIO_DATA + i] = Number((BigInt(value) >> BigInt(8 * i)) & 0xffn);
-    const { mmio } = this.#vcpu.vcpu.vm.buses;
     const taken =
       value === undefined
-        ? mmio.read(address, width, pages, MMIO_DATA)
-        : mmio.write(address, width, pages, MMIO_DATA);
-    if (taken) return true;
+        ? buses.mmio.read(address, width, pages, MMIO_DATA)
+        : buses.mmio.write(address, width, pages, MMIO_DATA);
+    if (taken) return value === undefined ? [dataOf(pages, width)] : nothing;
     store32(pages, EXIT_REASON, KVM_EXIT_MMIO);
-    return false;
+    return undefined;
   }
 
-  /** Memory of a slot, device memory of user space included. */
-  #memory(user: number, width: number, value: number | bigint | undefined): boolean {
-    const { mm } = this.#vcpu.vcpu.vm;
-    if (value !== undefined) mm.store(user, width, value);
-    else this.#loaded = Number(mm.load(user, width));
-    return true;
+  #fromUserSpace(action: GuestAction, pages: Uint8Array): GuestAnswer {
+    if (action.do === "load") return [dataOf(pages, action.width)];
+    if (action.do !== "hypercall") return nothing;
+    const { registers } = this.#vcpu;
+    registers.loadGprs(GPR_STATUS, pages.subarray(HCALL_RET, HCALL_ARGS + 8 * HCALL_ARGUMENTS));
+    return [registers.status, registers.gpr(4), registers.gpr(5)];
   }
+}
 
-  #answer(action: GuestAction): GuestAnswer {
-    const { registers, vcpu } = this.#vcpu;
-    if (action.do === "hypercall") {
-      if (!this.#answered) {
-        registers.setGpr(GPR_STATUS, loadNumber64(vcpu.pages, HCALL_RET));
-        for (let i = 0; i < HCALL_ARGUMENTS; i++)
-          registers.setGpr(GPR_STATUS + 1 + i, loadNumber64(vcpu.pages, HCALL_ARGS + 8 * i));
-      }
-      return [registers.status, registers.gpr(4), registers.gpr(5)];
-    }
-    if (action.do !== "load") return [];
-    if (vcpu.vm.slots.userAddress(action.address) >= 0) return [this.#loaded];
-    let value = 0;
-    for (let i = action.width - 1; i >= 0; i--) value = value * 256 + vcpu.pages[MMIO_DATA + i];
-    return [value];
-  }
+const nothing: GuestAnswer = [];
+
+/** What a load brought, little-endian. */
+function dataOf(pages: Uint8Array, width: number): number {
+  let value = 0;
+  for (let i = width - 1; i >= 0; i--) value = value * 256 + pages[MMIO_DATA + i];
+  return value;
 }

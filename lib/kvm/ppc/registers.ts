@@ -57,6 +57,11 @@ export class PpcRegisters {
     return loadNumber64(this.bytes, gpr + 8 * n);
   }
 
+  /** Registers from number `n` on, 8 bytes each. */
+  loadGprs(n: number, bytes: Uint8Array): void {
+    this.bytes.set(bytes, gpr + 8 * n);
+  }
+
   /** GPR 3 after a hypercall: signed. */
   get status(): number {
     return Number(BigInt.asIntN(64, load64(this.bytes, gpr + 8 * 3)));

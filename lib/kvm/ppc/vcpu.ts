@@ -41,6 +41,7 @@ const NESTED_LPCR = 0x0040_0000_0054_0413n;
 const BARE_LPCR = 0x0040_0000_0054_f41fn;
 
 const EXIT_REASON = KvmRun.offsetOf.exit_reason;
+const IMMEDIATE_EXIT = KvmRun.offsetOf.immediate_exit;
 
 export class PpcVcpu implements VcpuArch, ExternalInput {
   readonly vm: PpcVm;
@@ -81,6 +82,10 @@ export class PpcVcpu implements VcpuArch, ExternalInput {
   /** KVM_RUN: EINVAL for a vCPU that is not ready. Without a guest it runs until a signal comes: EINTR. */
   run(): number {
     const { pages } = this.vcpu;
+    if (pages[IMMEDIATE_EXIT] !== 0) {
+      this.#guest?.complete();
+      return -EINTR;
+    }
     if (!this.sane) {
       store32(pages, EXIT_REASON, KVM_EXIT_INTERNAL_ERROR);
       return -EINVAL;
