@@ -8,6 +8,12 @@ const headerOf = (path: string) =>
 
 /** By name: the trace whose header the host was made from. */
 const recorded: [name: string, trace: string][] = [
+  ["arm64_6_1_gicv3", "arm64-kvm-6.1/vgic-create"],
+  ["arm64_6_1_gicv2", "arm64-kvm-6.1/gicv2-vgic-create"],
+  ["arm64_6_12_gicv3", "arm64-kvm-6.12/vgic-create"],
+  ["arm64_6_12_gicv2", "arm64-kvm-6.12/gicv2-vgic-create"],
+  ["arm64_7_2_gicv3", "arm64-kvm-7.2/vgic-create"],
+  ["arm64_7_2_gicv2", "arm64-kvm-7.2/gicv2-vgic-create"],
   ["ppc64le_6_12_pseries", "ppc64le-kvm-6.12/system"],
   ["ppc64le_6_12_powernv9", "ppc64le-kvm-6.12/powernv9-system"],
   ["ppc64le_6_12_pr", "ppc64le-kvm-pr/pr-system"],
