@@ -273,16 +273,23 @@ export class HostIrqs implements PciWires {
     if (msix ? device.msix === undefined : device.msi === undefined) return -EINVAL;
     if (device.powerState !== 0) return -EINVAL;
     if (count < 1) return -ERANGE;
-    return msix ? this.#enableMsix(device, count) : this.#enableMsi(device, count);
+    return msix ? this.#enableMsix(device, range(count)) : this.#enableMsi(device, count);
   }
 
-  #enableMsix(device: PciDevice, count: number): number {
+  /** pci_enable_msix of releases before 4.12: MSI-X with these entries of the table; as above. */
+  enableEntries(device: PciDevice, indices: readonly number[]): number {
+    if (device.msix === undefined || device.powerState !== 0) return -EINVAL;
+    return this.#enableMsix(device, indices);
+  }
+
+  #enableMsix(device: PciDevice, indices: readonly number[]): number {
     const irqs = new Map<number, MsiIrq>();
-    for (let index = 0; index < count; index++) {
+    for (const index of indices) {
       const irq = this.#allocate(device, index, 1);
       if (typeof irq === "number") {
+        const fit = irqs.size;
         for (const taken of irqs.values()) this.#release(taken);
-        return index === 0 ? irq : index;
+        return fit === 0 ? irq : fit;
       }
       irqs.set(index, irq);
     }
@@ -293,7 +300,7 @@ export class HostIrqs implements PciWires {
     for (let vector = 0; vector < msix.vectors; vector++) writeMask(device, vector, true);
     for (const irq of irqs.values()) this.#reserve(irq);
     this.#msixControl(device, PCI_MSIX_FLAGS_ENABLE);
-    return count;
+    return indices.length;
   }
 
   /** One more interrupt of a device that has MSI-X on (pci_msix_alloc_irq_at): 0 or −ENOSPC. */
@@ -484,6 +491,8 @@ export class HostIrqs implements PciWires {
     device.writeConfig(at, 2, control | flags);
   }
 }
+
+const range = (count: number): number[] => Array.from({ length: count }, (_, index) => index);
 
 const writeMask = (device: PciDevice, vector: number, masked: boolean): void =>
   device.msix!.writeTable(

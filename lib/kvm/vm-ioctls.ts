@@ -16,6 +16,7 @@ import {
 import type { Argument } from "../kernel/argument.ts";
 import type { Process } from "../kernel/process.ts";
 import type { KvmArch } from "./arch.ts";
+import { assignmentIoctls } from "./assigned-device.ts";
 import { registerCoalescedMmio, unregisterCoalescedMmio } from "./coalesced-mmio.ts";
 import { createDevice } from "./device.ts";
 import { type Entry, type Table, table } from "./dispatch.ts";
@@ -46,6 +47,7 @@ const common: readonly Entry<VmFile>[] = [
   [KVM_CREATE_DEVICE, createDevice],
   [KVM_ENABLE_CAP, (file, user) => file.vm.enableCap(user)],
   [KVM_SET_IRQCHIP_TYPE, setIrqchipType],
+  ...assignmentIoctls,
 ];
 
 const tables = new WeakMap<KvmArch, Table<VmFile>>();

@@ -22,6 +22,7 @@ import { File, O_RDWR } from "../kernel/file.ts";
 import type { Kernel } from "../kernel/kernel.ts";
 import type { Process } from "../kernel/process.ts";
 import type { VmArch } from "./arch.ts";
+import { type AssignedDevice, freeAssignedDevices } from "./assigned-device.ts";
 import type { CoalescedZone } from "./coalesced-mmio.ts";
 import type { KvmDevice } from "./device.ts";
 import type { KvmHost } from "./host.ts";
@@ -65,12 +66,16 @@ export class Vm {
   readonly irqfds = new Map<EventFd, IrqFd>();
   /** by GSI */
   readonly resamplers = new Map<number, Resampler>();
+  /** PCI devices that KVM itself has given to the VM */
+  readonly assignedDevices: AssignedDevice[] = [];
   /** KVM_SET_IRQCHIP_TYPE: the type of controller that is to come */
   announcedIrqchip: number | undefined;
   /** after an error from which a VM does not recover: every later call answers EIO */
   dead = false;
   /** bytes of a vCPU's dirty ring; 0 while there is none */
   dirtyRingSize = 0;
+  /** slots keep a bitmap beside the ring */
+  dirtyRingWithBitmap = false;
   #references = 0;
 
   constructor(host: KvmHost, mm: AddressSpace, type = 0) {
@@ -103,6 +108,7 @@ export class Vm {
 
   put(): void {
     if (--this.#references !== 0) return;
+    freeAssignedDevices(this);
     for (const device of this.devices.splice(0)) device.destroy?.();
     for (const vcpu of this.vcpus.splice(0)) vcpu.arch?.destroy();
     this.arch.destroy();
@@ -132,6 +138,11 @@ export class Vm {
     return process.install(new VcpuFile(vcpu), true);
   }
 
+  /** Whether dirty pages are in bitmaps: with a ring only where both were asked for (kvm_use_dirty_bitmap). */
+  get usesDirtyBitmap(): boolean {
+    return this.dirtyRingSize === 0 || this.dirtyRingWithBitmap;
+  }
+
   /** KVM_ENABLE_CAP: what every architecture shares, then the architecture's own. */
   enableCap(user: Argument): number {
     if (!user.readable(KvmEnableCap.size)) return -EFAULT;
@@ -157,6 +168,7 @@ export class Vm {
       case KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP:
         if (!offered(cap)) break;
         if (this.dirtyRingSize === 0 || this.slots.list().length !== 0) return -EINVAL;
+        this.dirtyRingWithBitmap = true;
         return 0;
     }
     return this.arch.enableCap(cap, flags, args);

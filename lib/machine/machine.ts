@@ -15,6 +15,7 @@ import { ppc } from "../kvm/ppc/arch.ts";
 import { KvmSystem } from "../kvm/system.ts";
 import { x86 } from "../kvm/x86/arch.ts";
 import type { VfioHost } from "../vfio/host.ts";
+import { createAssignment } from "./assignment.ts";
 import { behaviourOf } from "./behaviours.ts";
 import { defaultProfile } from "./default-profile.ts";
 import { knownHost } from "./known-hosts.ts";
@@ -59,6 +60,9 @@ export class Machine {
       ...taskSizes[profile.arch],
     });
     addPlainFiles(this.kernel);
+    const models = new Map([...pciModels, ...(options.models ?? [])]);
+    const devices = knownHost(profile)?.devices ?? (hasVfio(profile) ? profile.devices : undefined);
+    this.pci = devices && new MachinePci(profile, devices, this.kernel, behaviour, models);
     const arch = architectures[profile.arch];
     if (arch !== undefined && profile.flavour !== null) {
       const { release, flavour, systemCapabilities, vmCapabilities, vcpuMmapSize, pageSize, facts } = profile;
@@ -72,6 +76,7 @@ export class Machine {
         vcpuMmapSize,
         pageSize,
         behaviour,
+        assignment: this.pci && createAssignment(profile, this.pci),
         irqchipProposal: profile.irqchipProposal,
         facts,
         postedInterrupts: profile.host.posted_interrupts === true,
@@ -79,9 +84,6 @@ export class Machine {
       this.kvm = host;
       this.kernel.nodes.set("/dev/kvm", (_process, flags) => new KvmSystem(host, flags));
     }
-    const models = new Map([...pciModels, ...(options.models ?? [])]);
-    const devices = knownHost(profile)?.devices ?? (hasVfio(profile) ? profile.devices : undefined);
-    this.pci = devices && new MachinePci(profile, devices, this.kernel, behaviour, models);
     this.vfio = createVfio(profile, this.kernel, behaviour, this.pci);
   }
 

@@ -22,6 +22,8 @@ export interface Profile {
   readonly pageSize: number;
   /** KVM_SET_IRQCHIP_TYPE, which no release has: what KVM_RUN does before the announced controller exists */
   readonly irqchipProposal?: IrqchipProposal;
+  /** MSI-X of devices that KVM assigns can grow while it is on, which no release has */
+  readonly growingMsix?: boolean;
   readonly facts: HostFacts;
   /** the machine around KVM: IOMMU, interrupt remapping, processors */
   readonly host: Readonly<Record<string, unknown>>;
