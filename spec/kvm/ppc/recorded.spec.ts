@@ -42,6 +42,12 @@ describe("recorded beside the traces, from the same machines", () => {
     ["ppc64le-6.12/xics-states", 5757],
     ["ppc64le-6.12/powernv9-registers", 774],
     ["ppc64le-6.12/powernv9-xive", 1427],
+    ["ppc64le-6.12/random-1", 607],
+    ["ppc64le-6.12/random-2", 607],
+    ["ppc64le-6.12/random-3", 606],
+    ["ppc64le-6.12/powernv9-random-1", 607],
+    ["ppc64le-6.12/powernv9-random-2", 607],
+    ["ppc64le-6.12/powernv9-random-3", 606],
   ];
   test.each(recordings)("%s: %i calls", (name, calls) => {
     expect(identical(`recorded/${name}.jsonl.gz`)).toBe(calls);
