@@ -1,5 +1,5 @@
 /** VFIO on a machine: its host from the profile, its nodes under /dev. */
-import { ENODEV, ENOENT } from "../abi/errno.ts";
+import { ENOENT } from "../abi/errno.ts";
 import type { Kernel } from "../kernel/kernel.ts";
 import { ContainerFile } from "../vfio/container.ts";
 import { pciVfioDevices } from "../vfio/device.ts";
@@ -18,7 +18,8 @@ import type { MachinePci } from "./pci.ts";
 import type { Profile } from "./profile.ts";
 
 /** Whether the profile's host has VFIO at all. */
-export const hasVfio = (profile: Profile): boolean => profile.devices.length !== 0 || hasModule(profile, "vfio");
+export const hasVfio = (profile: Profile): boolean =>
+  profile.devices.length !== 0 || hasModule(profile, "vfio");
 
 const hasModule = ({ host }: Profile, name: string): boolean =>
   Array.isArray(host.modules) && host.modules.includes(name);
@@ -44,17 +45,17 @@ export function createVfio(
     iommufd: hasModule(profile, "iommufd"),
     createDevice: pciVfioDevices(pci),
   });
-  kernel.nodes.set("/dev/vfio/vfio", (_process, flags) => new ContainerFile(host, flags));
+  kernel.nodes.set("/dev/vfio/vfio", (_process, flags) => ContainerFile.open(host, flags));
   kernel.nodes.set("/dev/vfio/", (_process, flags, path) =>
     host.openGroup(path.slice("/dev/vfio/".length), flags),
   );
   if (!host.iommufd) return host;
-  kernel.nodes.set("/dev/iommu", (_process, flags) => new IommufdFile(host, flags));
+  kernel.nodes.set("/dev/iommu", (_process, flags) => IommufdFile.open(host, flags));
   kernel.nodes.set("/dev/vfio/devices/", (_process, flags, path) => {
     const index = /\/vfio(\d+)$/.exec(path)?.[1];
     const device = index === undefined ? undefined : host.deviceByIndex(Number(index));
     if (device === undefined) return -ENOENT;
-    return device.leaving ? -ENODEV : new DeviceFile(device, false, flags);
+    return DeviceFile.openCharacterDevice(device, flags);
   });
   return host;
 }

@@ -3,7 +3,7 @@
  * an IOMMU group share one page table: the first attaches the group, the others follow; attaching an attached device to
  * another page table moves the whole group.
  */
-import { EINVAL, ENODEV, ENOENT, EPERM } from "../abi/errno.ts";
+import { EINVAL, ENODEV, ENOENT, ENOMEM, EPERM } from "../abi/errno.ts";
 import type { File } from "../kernel/file.ts";
 import type { IommuGroup, PciFunction } from "./host.ts";
 import { Ioas } from "./ioas.ts";
@@ -47,7 +47,7 @@ export class BoundDevice extends IommufdObject {
     this.users = 1;
   }
 
-  /** Binds a device: ENODEV without an IOMMU, EPERM without interrupt remapping or where another owns the group's DMA. */
+  /** Binds a device: ENODEV without an IOMMU, EPERM without interrupt remapping or where another owns the group's DMA, ENOMEM. */
   static claim(iommufd: Iommufd, file: File, pciFunction: PciFunction): BoundDevice | number {
     const { group } = pciFunction;
     const { host } = iommufd;
@@ -55,6 +55,10 @@ export class BoundDevice extends IommufdObject {
     if (!host.iommu.interruptRemapping && !host.options.allow_unsafe_interrupts) return -EPERM;
     const claimed = group.claimShared(iommufd);
     if (claimed < 0) return claimed;
+    if (iommufd.fails("iommufd_device")) {
+      group.release();
+      return -ENOMEM;
+    }
     let devices = iommufd.groups.get(group);
     if (devices === undefined)
       iommufd.groups.set(group, (devices = { table: undefined, attached: new Set() }));

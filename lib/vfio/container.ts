@@ -3,7 +3,7 @@
  * VFIO_SET_IOMMU chooses the IOMMU driver, which answers every other request. When the last group leaves, the driver
  * goes, and the container is as new. A group keeps its container alive beyond the container's file.
  */
-import { EINVAL, ENODEV, EPERM } from "../abi/errno.ts";
+import { EINVAL, ENODEV, ENOMEM, EPERM } from "../abi/errno.ts";
 import { VFIO_API_VERSION, VFIO_CHECK_EXTENSION, VFIO_GET_API_VERSION, VFIO_SET_IOMMU } from "../abi/vfio.ts";
 import type { Argument } from "../kernel/argument.ts";
 import { File } from "../kernel/file.ts";
@@ -116,6 +116,11 @@ export class ContainerFile extends File {
   constructor(host: VfioHost, flags: number) {
     super(host.kernel, flags);
     this.container = new Container(host);
+  }
+
+  /** A new container, or ENOMEM. */
+  static open(host: VfioHost, flags: number): ContainerFile | number {
+    return host.kernel.faults.allocation("vfio_container") ? -ENOMEM : new ContainerFile(host, flags);
   }
 
   override readonly stream = false;

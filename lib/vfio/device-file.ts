@@ -5,7 +5,7 @@
  *
  * Missing: process address spaces (PASID) of 6.16 and VF tokens of later binds: their flags are refused.
  */
-import { EBADF, EBADFD, EBUSY, EFAULT, EINVAL } from "../abi/errno.ts";
+import { EBADF, EBADFD, EBUSY, EFAULT, EINVAL, ENODEV, ENOMEM } from "../abi/errno.ts";
 import { store32 } from "../abi/struct.ts";
 import {
   VFIO_DEVICE_ATTACH_IOMMUFD_PT,
@@ -48,8 +48,16 @@ export class DeviceFile extends File {
     this.byGroup = byGroup;
   }
 
+  /** Its character device opened: ENODEV where it is about to go, ENOMEM. */
+  static openCharacterDevice(device: VfioDevice, flags: number): DeviceFile | number {
+    if (device.leaving) return -ENODEV;
+    if (device.host.kernel.faults.allocation("vfio_device_file")) return -ENOMEM;
+    return new DeviceFile(device, false, flags);
+  }
+
   /** A file on an open device, or why it does not open. */
   static openByGroup(device: VfioDevice, groupFile: GroupFile): DeviceFile | number {
+    if (device.host.kernel.faults.allocation("vfio_device_file")) return -ENOMEM;
     const file = new DeviceFile(device, true);
     const { iommufdFile } = device.group;
     const failed = file.#open(iommufdFile);
@@ -100,8 +108,8 @@ export class DeviceFile extends File {
   /** A group with an iommufd as its container: the device is attached to the container's address space. */
   #attachToCompatIoas({ iommufd }: IommufdFile): number {
     if (iommufd.noiommu) return 0;
-    const attached = this.device.bound!.attach(iommufd.compatIoas().id);
-    return Math.min(attached, 0);
+    const ioas = iommufd.compatIoas();
+    return typeof ioas === "number" ? ioas : Math.min(this.device.bound!.attach(ioas.id), 0);
   }
 
   /** One file less; the last one closes the device. */

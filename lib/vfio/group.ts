@@ -142,7 +142,8 @@ export class GroupFile extends File {
       iommufd.noiommu = true;
     } else {
       if (iommufd.noiommu) return -EINVAL;
-      iommufd.compatIoas();
+      const ioas = iommufd.compatIoas();
+      if (typeof ioas === "number") return ioas;
     }
     group.iommufdFile = file.get();
     return 0;

@@ -6,7 +6,7 @@
  * one owner of its DMA: the host's drivers, or user space (drivers/iommu/iommu.c:iommu_group_claim_dma_owner,
  * iommu_device_use_default_domain, 6.1).
  *
- * Missing: hot-plug of functions; drivers other than vfio-pci are names.
+ * Missing: hot-plug of functions; a device that is to be given back is asked for once, not every ten seconds; drivers other than vfio-pci are names.
  */
 import { EBUSY, EINVAL, ENODEV, ENOENT, EPERM } from "../abi/errno.ts";
 import type { Kernel } from "../kernel/kernel.ts";

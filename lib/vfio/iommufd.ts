@@ -17,6 +17,7 @@ import {
   EMSGSIZE,
   ENODEV,
   ENOENT,
+  ENOMEM,
   ENOTTY,
   EOPNOTSUPP,
   EOVERFLOW,
@@ -125,13 +126,23 @@ export class Iommufd {
     return object instanceof Ioas ? object : undefined;
   }
 
-  allocateIoas(): Ioas {
+  /** A new address space, or ENOMEM. */
+  allocateIoas(): Ioas | number {
+    if (this.fails("iommufd_ioas")) return -ENOMEM;
     return this.add(new Ioas(this.lowestFreeId(), this.host.kernel.pageSize));
   }
 
-  /** The container's address space, made where there is none. */
-  compatIoas(): Ioas {
-    return (this.vfioIoas ??= this.allocateIoas());
+  /** The container's address space, made where there is none; ENOMEM. */
+  compatIoas(): Ioas | number {
+    if (this.vfioIoas !== undefined) return this.vfioIoas;
+    const made = this.allocateIoas();
+    if (typeof made !== "number") this.vfioIoas = made;
+    return made;
+  }
+
+  /** Whether an allocation fails. */
+  fails(what: string): boolean {
+    return this.host.kernel.faults.allocation(what);
   }
 
   /** ENOENT, EBUSY while it is in use. */
@@ -153,6 +164,7 @@ export class Iommufd {
   pages(process: Process, address: bigint, length: bigint, writable: boolean): Pages | number {
     if (length === 0n || length > MAX64 - BigInt(process.mm.pageSize)) return -EINVAL;
     if (address + length > MAX64) return -EOVERFLOW;
+    if (this.fails("iopt_pages")) return -ENOMEM;
     const account = accountOf(this.chargesMemory ? process.mm : this.host.kernel);
     return { process, address, length, writable, account };
   }
@@ -167,6 +179,11 @@ export class IommufdFile extends File {
     super(host.kernel, flags);
     this.name = name;
     this.iommufd = new Iommufd(host);
+  }
+
+  /** A new iommufd, or ENOMEM. */
+  static open(host: VfioHost, flags: number): IommufdFile | number {
+    return host.kernel.faults.allocation("iommufd_ctx") ? -ENOMEM : new IommufdFile(host, flags);
   }
 
   override ioctl(process: Process, request: number, user: Argument): number {
@@ -208,7 +225,9 @@ const accessFlags = IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE;
 const ioasAlloc: Execute = (iommufd, bytes) => {
   const command = IommuIoasAlloc.at(bytes);
   if (command.flags !== 0) return -EOPNOTSUPP;
-  command.out_ioas_id = iommufd.allocateIoas().id;
+  const ioas = iommufd.allocateIoas();
+  if (typeof ioas === "number") return ioas;
+  command.out_ioas_id = ioas.id;
   return 0;
 };
 

@@ -3,6 +3,7 @@
  * itself when a device is attached to an IOAS, and then gone with its last device.
  */
 
+import { ENOMEM } from "../abi/errno.ts";
 import type { Ioas } from "./ioas.ts";
 import type { IommuHardware } from "./iommu-hardware.ts";
 import type { Iommufd } from "./iommufd.ts";
@@ -26,6 +27,7 @@ export class PageTable extends IommufdObject {
     hardware: IommuHardware,
     automatic: boolean,
   ): PageTable | number {
+    if (iommufd.fails("iommufd_hwpt")) return -ENOMEM;
     const table = new PageTable(iommufd.lowestFreeId(), ioas, automatic);
     const shown = ioas.map.addTable(table, hardware);
     if (shown < 0) return shown;

@@ -114,6 +114,7 @@ export const type1: IommuDriver = {
 
   /** EINVAL for an extension that is no type; nesting is accepted and then refused by the IOMMU. */
   open(host, type) {
+    if (host.kernel.faults.allocation("vfio_iommu")) return -ENOMEM;
     if (type === VFIO_TYPE1_IOMMU) return new Type1(host, false, false);
     if (type === VFIO_TYPE1v2_IOMMU) return new Type1(host, true, false);
     if (type === __VFIO_RESERVED_TYPE1_NESTING_IOMMU && !host.behaviour.type1NestingGone)
@@ -146,12 +147,13 @@ class Type1 implements Iommu {
     this.#pageSizes = MAX64 - BigInt(host.kernel.pageSize - 1);
   }
 
-  /** EBUSY while an address is invalid, EINVAL for nesting, EPERM without interrupt remapping. */
+  /** EBUSY while an address is invalid, EINVAL for nesting, EPERM without interrupt remapping, ENOMEM. */
   attach(group: VfioGroup): number {
     if (this.#invalidVaddrs !== 0) return -EBUSY;
     if (this.#nesting) return -EINVAL;
     const host = this.#host;
     const hardware = iommuHardware(host);
+    if (host.kernel.faults.allocation("vfio_domain")) return -ENOMEM;
     if (!host.iommu.interruptRemapping && !host.options.allow_unsafe_interrupts) return -EPERM;
     this.#groups.add(group);
     this.#ranges = without(hardware.aperture, hardware.reserved);

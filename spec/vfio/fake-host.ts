@@ -81,13 +81,14 @@ export const deviceAt = (host: VfioHost, address: string): ScriptedDevice =>
 /** A process whose /dev/vfio is this host's. */
 export function processOn(host: VfioHost): Process {
   const { nodes } = host.kernel;
-  nodes.set("/dev/vfio/vfio", (_process, flags) => new ContainerFile(host, flags));
+  nodes.set("/dev/vfio/vfio", (_process, flags) => ContainerFile.open(host, flags));
   nodes.set("/dev/vfio/", (_process, flags, path) => host.openGroup(path.slice(10), flags));
-  nodes.set("/dev/iommu", (_process, flags) => new IommufdFile(host, flags));
-  nodes.set(
-    "/dev/vfio/devices/",
-    (_process, flags, path) =>
-      new DeviceFile(host.deviceByIndex(Number(path.slice("/dev/vfio/devices/vfio".length)))!, false, flags),
+  nodes.set("/dev/iommu", (_process, flags) => IommufdFile.open(host, flags));
+  nodes.set("/dev/vfio/devices/", (_process, flags, path) =>
+    DeviceFile.openCharacterDevice(
+      host.deviceByIndex(Number(path.slice("/dev/vfio/devices/vfio".length)))!,
+      flags,
+    ),
   );
   return new Process(host.kernel);
 }
