@@ -277,6 +277,7 @@ describe("a device made by chance", () => {
           for (let i = 0; i < 4; i++)
             set(data + 4 + i, Number((2n ** BigInt(capability.vectors) - 1n) >> BigInt(8 * i)) & 0xff);
       }
+      if (kind === "pm") set(at + 4, 0x03);
       if (kind === "exp") {
         if (capability.version === 1) length = 0x14;
         set(at + 8, 0xe0, 0x70);
