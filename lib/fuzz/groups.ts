@@ -291,7 +291,25 @@ const regular = fc
     };
   });
 
+/** KVM itself writes to a guest's memory: the wall clock, at an address that a slot may have. */
+const wallClock: fc.Arbitrary<Operation> = bytesIoctl(
+  "KVM_SET_MSRS",
+  vcpu,
+  fc
+    .record({
+      index: fc.constantFrom(0x11, 0x4b564d00),
+      slot: fc.integer({ min: 0, max: 4 }),
+      page: fc.constantFrom(0, 1, 2, 63, 64, 199, 255),
+      offset: usually([0, 8], [0xffa, 0xffd, 0xfff]),
+    })
+    .map(
+      ({ index, slot, page, offset }) =>
+        `0100000000000000${hexValue(index, 4)}00000000${hexValue(0x100000 * slot + PAGE * page + offset, 8)}`,
+    ),
+);
+
 const memory: fc.Arbitrary<Operation> = fc.oneof(
+  { weight: 4, arbitrary: wallClock },
   { weight: 8, arbitrary: regular },
   { weight: 6, arbitrary: setRegion("KVM_SET_USER_MEMORY_REGION", 32) },
   { weight: 2, arbitrary: setRegion("KVM_SET_USER_MEMORY_REGION2", 160) },

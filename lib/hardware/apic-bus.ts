@@ -276,7 +276,7 @@ export class ApicBus {
   private mapPhysical(lapic: Lapic): void {
     const { physical } = this;
     const { x2apicMode, vcpuId, xapicId } = lapic;
-    if (this.system.settings.x2apicFormat || !this.system.settings.oneToOneIdMap) {
+    if (this.system.mapX2apicFormat || !this.system.settings.oneToOneIdMap) {
       if (x2apicMode || vcpuId > 0xff) physical[vcpuId] = lapic;
       if (!x2apicMode && physical[xapicId] === undefined) physical[xapicId] = lapic;
       return;

@@ -47,6 +47,8 @@ export class ApicSystem {
   /** The map has to be built again, from the first `mapOnline` LAPICs. */
   mapStale: boolean;
   mapOnline: number;
+  /** `settings.x2apicFormat` as it was when the map was due: switching it on later does not change the map */
+  mapX2apicFormat: boolean;
   /** LAPICs that are on the bus. */
   online: number;
   /** LAPICs whose LINT0 takes NMIs: the PIT asks before it looks for them (kvm_arch.vapics_in_nmi_mode). */
@@ -74,6 +76,7 @@ export class ApicSystem {
     this.mapDirty = false;
     this.mapStale = false;
     this.mapOnline = 0;
+    this.mapX2apicFormat = false;
     this.online = 0;
     this.lapicsInNmiMode = 0;
     this.kicked = [];
@@ -88,6 +91,7 @@ export class ApicSystem {
     this.mapDirty = false;
     this.mapStale = true;
     this.mapOnline = this.online;
+    this.mapX2apicFormat = this.settings.x2apicFormat;
   }
 
   /** Notes that a vCPU has to be woken. */

@@ -7,7 +7,7 @@
  *
  * Missing: memory attributes (KVM_SET_MEMORY_ATTRIBUTES); the bytes of a guest_memfd as the guest's memory.
  */
-import { EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM } from "../abi/errno.ts";
+import { EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENXIO } from "../abi/errno.ts";
 import {
   KVM_CAP_GUEST_MEMFD,
   KVM_MEM_GUEST_MEMFD,
@@ -21,6 +21,7 @@ import {
 import { load32 } from "../abi/struct.ts";
 import type { Argument } from "../kernel/argument.ts";
 import type { Process } from "../kernel/process.ts";
+import { copyOut } from "./copy-out.ts";
 import { bindGuestMemfd } from "./guest-memfd.ts";
 import type { Vm, VmFile } from "./vm.ts";
 
@@ -170,7 +171,7 @@ export class MemorySlots {
     if (change !== "flags" && this.#overlaps(addressSpace, id, baseFrame, pages)) return -EEXIST;
     if (this.#vm.kernel.faults.allocation("kvm_memory_slot")) return -ENOMEM;
     let dirty: Uint8Array | undefined;
-    if ((flags & KVM_MEM_LOG_DIRTY_PAGES) !== 0) {
+    if ((flags & KVM_MEM_LOG_DIRTY_PAGES) !== 0 && this.#vm.usesDirtyBitmap) {
       dirty = old?.dirty;
       if (dirty === undefined) {
         if (this.#vm.kernel.faults.allocation("dirty_bitmap")) return -ENOMEM;
@@ -215,19 +216,21 @@ export class MemorySlots {
     this.generation++;
   }
 
-  /** KVM_GET_DIRTY_LOG: copies the bitmap out and, unless protection is manual, starts it anew. */
+  /** KVM_GET_DIRTY_LOG: copies the bitmap out and, unless protection is manual, starts it anew, EFAULT or not. */
   getDirtyLog(slotNumber: number, user: Argument): number {
+    if (!this.#vm.usesDirtyBitmap) return -ENXIO;
     const slot = this.#logged(slotNumber);
     if (typeof slot === "number") return slot;
     const dirty = slot.dirty!;
-    if (!user.writable(dirty.length)) return -EFAULT;
-    user.bytes.set(dirty, user.at);
+    const copied = copyOut(user, dirty);
+    user.finish();
     if ((this.manualDirtyLogProtect & 1) === 0) dirty.fill(0);
-    return 0;
+    return copied ? 0 : -EFAULT;
   }
 
   /** KVM_CLEAR_DIRTY_LOG: clears the pages whose bits are set in the user's bitmap. */
   clearDirtyLog(slotNumber: number, firstPage: number, pages: number, user: Argument): number {
+    if (!this.#vm.usesDirtyBitmap) return -ENXIO;
     if (firstPage % 64 !== 0) return -EINVAL;
     const slot = this.#logged(slotNumber);
     if (typeof slot === "number") return slot;

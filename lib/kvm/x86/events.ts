@@ -190,6 +190,7 @@ function setEvents(file: VcpuFile, user: Argument): number {
   const vector = bytes[at + EXCEPTION + 1];
   if ((injected || pending) && (vector > 31 || vector === NMI_VECTOR)) return -EINVAL;
 
+  takeNmis(vcpu);
   const { exception, interrupt, nmi } = events;
   exception.injected = injected;
   exception.pending = pending;

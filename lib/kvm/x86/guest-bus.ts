@@ -283,6 +283,10 @@ export class GuestBus implements Bus {
     return undefined;
   }
 
+  fpuArea(): Uint8Array {
+    return this.#vcpu.fpu.area;
+  }
+
   readCr8(): number {
     return this.#vcpu.lapic?.cr8 ?? this.cpu.state.c32[2 * CR8];
   }

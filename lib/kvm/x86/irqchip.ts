@@ -264,7 +264,6 @@ function createIrqchip(file: VmFile): number {
 /** The default routes as a table: made once, for every VM. */
 let defaultTable: RoutingTable | undefined;
 
-
 /** GSI n leads to pin n of the IOAPIC, below 16 to input n of the PICs too (arch/x86/kvm/irq_comm.c, 6.1). */
 const defaultRoutes = makeDefaultRoutes();
 

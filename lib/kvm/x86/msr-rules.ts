@@ -10,6 +10,7 @@ import { LAPIC_FAULT, LAPIC_SEND_IPI } from "../../hardware/lapic.ts";
 import { hostTsc, hostTscKhz } from "./clock.ts";
 import { EFER_LMA, EFER_LME, EFER_NX, EFER_SCE } from "./registers.ts";
 import type { X86Vcpu } from "./vcpu.ts";
+import { writeWallClock } from "./wall-clock.ts";
 
 /** One MSR: undefined and false are refusals. */
 export interface MsrRule {
@@ -190,6 +191,7 @@ const wallClock: MsrRule = {
   read: ({ vm }) => vm.wallClock,
   write({ vm }, _index, value) {
     vm.wallClock = value;
+    if (value < 1n << 52n) writeWallClock(vm.vm, Number(value));
     return true;
   },
 };

@@ -132,10 +132,10 @@ export class Registers {
     this.sregs.apic_base = base;
   }
 
-  /** Startup IPI: real mode at vector * 4 KiB. */
+  /** Startup IPI: real mode at vector * 4 KiB; of a wider vector the low byte counts. */
   startAt(vector: number): void {
-    this.sregs.cs.selector = vector << 8;
-    this.sregs.cs.base = BigInt(vector << 12);
+    this.sregs.cs.selector = (vector & 0xff) << 8;
+    this.sregs.cs.base = BigInt((vector & 0xff) << 12);
     this.regs.rip = 0n;
   }
 

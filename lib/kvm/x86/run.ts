@@ -342,13 +342,13 @@ export class Runner {
         this.#unfinished = "writes";
         return this.#showPosted();
       }
-      if (cpu.halted) return this.#halt();
       if (debugged && (vcpu.debug.control & GUESTDBG_SINGLESTEP) !== 0) return this.#singleStep();
       if (trap && !cpu.again) {
         cpu.state.c64[DR6] |= BigInt(DR6_BS);
         vcpu.events.queueException(DB_VECTOR);
-        return 1;
+        if (!cpu.halted) return 1;
       }
+      if (cpu.halted) return this.#halt();
       if (!this.#emulated && (lapic?.eventRequested === true || kernel.work.pending !== 0)) return 1;
       if (vcpu.pendingIoapicEoi >= 0 && !this.#emulated) return 1;
     }
