@@ -11,9 +11,10 @@ import type { PciBar, PciDevice } from "../../lib/hardware/pci-device.ts";
 import { type PciImage, pciImage } from "../../lib/hardware/pci-image.ts";
 import type { Process } from "../../lib/kernel/process.ts";
 import type { Policy } from "../../lib/kernel/work-queue.ts";
+import { defaultProfile } from "../../lib/machine/default-profile.ts";
 import { Machine } from "../../lib/machine/machine.ts";
 import type { ModelFactory } from "../../lib/machine/pci.ts";
-import { profileFromHeader } from "../../lib/machine/profile.ts";
+import type { Profile } from "../../lib/machine/profile.ts";
 
 export const NONE = 1;
 export const BOOL = 2;
@@ -53,8 +54,6 @@ export interface Options {
     given?: boolean;
   }[];
   address?: string;
-  capabilities?: Record<string, number>;
-  kvm?: string;
 }
 
 export class Assigned {
@@ -87,11 +86,9 @@ export class Assigned {
       reset_methods: options.resets ?? [],
       config: Buffer.from(config).toString("hex"),
     });
-    const profile = profileFromHeader({
-      arch: "x86_64",
-      kernel: release,
-      kvm: options.kvm ?? "svm",
-      capabilities: { system: options.capabilities ?? {}, vm: options.capabilities ?? {} },
+    const profile: Profile = {
+      ...defaultProfile,
+      release,
       host: { iommu, intremap: iommu !== null, cpus, modules: ["vfio"], ...options.host },
       devices: [
         describe(address, 1),
@@ -101,7 +98,7 @@ export class Assigned {
         { bdf: address, vendor: "0x1234", device: "0x10ff", class: "0x00ff00", group: 1 },
         ...beside.map((each) => ({ vendor: "0x1234", device: "0x10ff", class: "0x00ff00", ...each })),
       ],
-    });
+    };
     const models = options.model === undefined ? new Map() : new Map([["0x1234:0x10ff", options.model]]);
     this.machine = new Machine(profile, { models, ...(options.policy && { policy: options.policy }) });
     this.process = this.machine.process();
