@@ -39,6 +39,8 @@ export interface X86Behaviour {
   readonly cr4IgnoresCpuid: boolean;
   /** a guest reads the host's TSC: no offset, and writing it changes nothing */
   readonly hostTscShown: boolean;
+  /** after reset CS, SS and TR have the types that AMD's control block starts with: not accessed, a 16-bit TSS */
+  readonly svmResetSegments: boolean;
 }
 
 /** What differs between releases and flavours in this floor; the machine floor fills it in from its table. */
@@ -70,6 +72,19 @@ export interface HostFacts {
   readonly userXfeatures?: number;
   /** what a guest's CPUID shows whatever KVM_SET_CPUID2 says; undefined where KVM answers every CPUID itself */
   readonly nativeCpuid?: NativeCpuid;
+  /** arm64: what KVM_GET_REG_LIST names after the registers of KvmRegs, in its order */
+  readonly armRegisters?: readonly ArmRegister[];
+}
+
+/** A register of an arm64 vCPU beside those of KvmRegs. */
+export interface ArmRegister {
+  readonly id: bigint;
+  /** its value after KVM_ARM_VCPU_INIT */
+  readonly initial: bigint;
+  /** what a write does: a letter of arm64/system-registers.ts */
+  readonly rule: string;
+  /** the feature of KVM_ARM_VCPU_INIT that brings it, or makes it so; −1 for none */
+  readonly feature: number;
 }
 
 /** The CPUID of a guest that executes the instruction on the bare processor. */

@@ -66,6 +66,12 @@ export const behaviourTable: readonly Row[] = [
     source: "traces: x86_64-kvm-6.18-more/attributes: an offset that was set reads 0; mainline keeps it",
   },
   {
+    behaviour: "svmResetSegments",
+    since: "6.1",
+    flavour: "svm",
+    source: "arch/x86/kvm/svm/svm.c:init_vmcb (6.1); trace: x86_64-vfio-7.2/H_resample-intel",
+  },
+  {
     behaviour: "vfioContainerBadFd",
     since: "6.2",
     source:

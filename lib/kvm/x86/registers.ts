@@ -101,21 +101,32 @@ const resetSregs = KvmSregs.encode({
   cr0: 0x6000_0010,
   apic_base: 0xfee0_0800,
 });
+/** The same where AMD's control block is filled in: nothing is accessed yet. */
+const svmResetSregs = KvmSregs.encode({
+  ...KvmSregs.decode(resetSregs),
+  cs: segment(0xf000, 0xffff_0000, 10, 1),
+  ss: segment(0, 0, 2, 1),
+  tr: segment(0, 0, 3, 0),
+});
 const resetRegs = KvmRegs.encode({ rdx: 0x600, rip: 0xfff0, rflags: RFLAGS_FIXED });
 
 export class Registers {
   /** `struct kvm_regs` */
   readonly regsBytes: Uint8Array = resetRegs.slice();
   /** `struct kvm_sregs`; cr8 and the bitmap are filled in when they are read */
-  readonly sregsBytes: Uint8Array = resetSregs.slice();
+  readonly sregsBytes: Uint8Array;
   readonly regs = KvmRegs.at(this.regsBytes);
-  readonly sregs = KvmSregs.at(this.sregsBytes);
+  readonly sregs: ReturnType<typeof KvmSregs.at>;
+  readonly #resetSregs: Uint8Array;
   /** CR8 where no local APIC holds it */
   #cr8 = 0;
   readonly #vcpu: X86Vcpu;
 
   constructor(vcpu: X86Vcpu) {
     this.#vcpu = vcpu;
+    this.#resetSregs = vcpu.vcpu.vm.host.behaviour.svmResetSegments ? svmResetSregs : resetSregs;
+    this.sregsBytes = this.#resetSregs.slice();
+    this.sregs = KvmSregs.at(this.sregsBytes);
     if (vcpu.isBootCpu) this.sregs.apic_baseLo |= APIC_BASE_BSP;
   }
 
@@ -127,7 +138,7 @@ export class Registers {
     const { cpuid } = this.#vcpu;
     if (cpuid.hasBasicLeaf) this.regs.rdx = BigInt(cpuid.register(1, ANY_INDEX, EAX));
     const kept = this.sregs.cr0Lo & (CR0_CD | CR0_NW);
-    this.sregsBytes.set(resetSregs);
+    this.sregsBytes.set(this.#resetSregs);
     this.sregs.cr0Lo = (CR0_ET | kept) >>> 0;
     this.sregs.apic_base = base;
   }
