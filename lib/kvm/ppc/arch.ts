@@ -24,6 +24,7 @@ import { irqfd } from "../irqfd.ts";
 import { LinearRouting } from "../linear-routing.ts";
 import { createVfioDevice } from "../vfio-device.ts";
 import type { VmFile } from "../vm.ts";
+import { htabIoctls } from "./htab.ts";
 import { irqLineIoctls } from "./irq-line.ts";
 import { mmuIoctls } from "./mmu.ts";
 import { createMpic, mpicIoctls } from "./mpic.ts";
@@ -51,6 +52,7 @@ export const ppc: KvmArch = {
     ...irqLineIoctls,
     ...mmuIoctls,
     ...mpicIoctls,
+    ...htabIoctls,
     ...rtasIoctls,
     ...spaprTceIoctls,
     [KVM_IRQFD, irqfd],

@@ -8,7 +8,7 @@
  * 72 bytes: page_shift u32, slb_enc u32, 8 page sizes of page_shift u32, pte_enc u32. `struct kvm_ppc_rmmu_info`, 96
  * bytes: 8 geometries of 8 bytes (page_shift, 4 level_bits), 8 encodings u32. `struct kvm_ppc_cpu_char`, 32 bytes.
  *
- * Missing: the hash page table itself, its resizing and its descriptor (KVM_PPC_GET_HTAB_FD).
+ * Missing: the hash page table itself (see htab.ts).
  */
 import { EFAULT, EINVAL, ENOTTY, EOPNOTSUPP } from "../../abi/errno.ts";
 import {

@@ -5,7 +5,7 @@
  * slbe and slbv u64 each, from 16 on) (arch/powerpc/kvm/book3s.c, book3s_hv.c, 6.1).
  */
 import { EFAULT, EINVAL, EOPNOTSUPP } from "../../abi/errno.ts";
-import { KVM_TRANSLATE, KvmTranslation } from "../../abi/kvm.ts";
+import { KVM_SET_MP_STATE, KVM_TRANSLATE, KvmMpState, KvmTranslation } from "../../abi/kvm.ts";
 import {
   KVM_GET_FPU,
   KVM_GET_REGS,
@@ -132,7 +132,7 @@ function setSregs(file: VcpuFile, user: Argument): number {
   return registersOf(file).loadSregs(user.bytes, user.at);
 }
 
-/** KVM_TRANSLATE answers 0 and nothing else; the FPU goes through KVM_GET_ONE_REG. */
+/** KVM_TRANSLATE answers 0 and nothing else; there is no MP state; the FPU goes through KVM_GET_ONE_REG. */
 export const registerIoctls: readonly Entry<VcpuFile>[] = [
   [KVM_GET_REGS, getRegs],
   [KVM_SET_REGS, setRegs],
@@ -140,6 +140,7 @@ export const registerIoctls: readonly Entry<VcpuFile>[] = [
   [KVM_SET_SREGS, setSregs],
   [KVM_GET_FPU, () => -EOPNOTSUPP],
   [KVM_SET_FPU, (_file, user) => (user.readable(KvmFpu.size) ? -EOPNOTSUPP : -EFAULT)],
+  [KVM_SET_MP_STATE, (_file, user) => (user.readable(KvmMpState.size) ? -EINVAL : -EFAULT)],
   [KVM_TRANSLATE, (_file, user) => (user.readable(KvmTranslation.size) ? 0 : -EFAULT)],
   [KVM_SET_GUEST_DEBUG, (_file, user) => (user.readable(KvmGuestDebug.size) ? 0 : -EFAULT)],
 ];

@@ -38,10 +38,13 @@ describe("recorded beside the traces, from the same machines", () => {
   const recordings: [name: string, calls: number][] = [
     ["ppc64le-6.1/registers", 774],
     ["ppc64le-6.1/xics-states", 5757],
+    ["ppc64le-6.1/random-4", 1007],
     ["ppc64le-6.12/registers", 774],
     ["ppc64le-6.12/xics-states", 5757],
     ["ppc64le-6.12/powernv9-registers", 774],
     ["ppc64le-6.12/powernv9-xive", 1427],
+    ["ppc64le-6.12/hash-tables", 77],
+    ["ppc64le-6.12/powernv9-hash-tables", 74],
     ["ppc64le-6.12/random-1", 607],
     ["ppc64le-6.12/random-2", 607],
     ["ppc64le-6.12/random-3", 606],
