@@ -1,0 +1,39 @@
+/**
+ * Every recorded trace, call by call: identical, but for what stands in fixtures/known-differences.json. Guests in the
+ * machine code of other architectures are replayed elsewhere, with scripts in place of the code (spec/kvm/arm64,
+ * spec/kvm/ppc).
+ */
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { readTrace } from "../../lib/trace/files.ts";
+import { knownCalls } from "../../lib/trace/known.ts";
+import { describe as inWords, replay } from "../../lib/trace/replay.ts";
+
+const root = new URL("../../fixtures/traces", import.meta.url).pathname;
+const known = knownCalls(readFileSync(join(root, "../known-differences.json"), "utf8"));
+const folders = readdirSync(root).sort();
+
+describe.each(folders)("%s", (folder) => {
+  const files = readdirSync(join(root, folder)).filter((name) => name.endsWith(".jsonl.gz"));
+
+  test.each(files)("%s", (file) => {
+    const trace = readTrace(join(root, folder, file));
+    const result = replay(trace, { known });
+    expect(result.differences.map(inWords)).toEqual([]);
+    expect(result.identical + result.known).toBe(result.calls);
+  });
+});
+
+test("every known difference is one: it does differ", () => {
+  const seen = new Set<string>();
+  for (const folder of folders)
+    for (const file of readdirSync(join(root, folder)).filter((name) => name.endsWith(".jsonl.gz"))) {
+      const trace = readTrace(join(root, folder, file));
+      for (const { trace: name, call } of known)
+        if (trace.header.scenario === name || file.startsWith(name))
+          for (const difference of replay(trace).differences)
+            if (difference.n === call) seen.add(`${name} ${call}`);
+    }
+  expect([...seen].sort()).toEqual(known.map(({ trace, call }) => `${trace} ${call}`).sort());
+});
