@@ -4,7 +4,7 @@
  * replaying, never by hand.
  */
 import { readFileSync, writeFileSync } from "node:fs";
-import { readTrace } from "../trace/format.ts";
+import { readTrace } from "../trace/files.ts";
 import { replay } from "../trace/replay.ts";
 import { traceFiles } from "./files.ts";
 import { type Output, UsageError } from "./output.ts";

@@ -1,5 +1,5 @@
 /** `fake-kvm explain`: prints a trace as strace would. */
-import { readTrace } from "../trace/format.ts";
+import { readTrace } from "../trace/files.ts";
 import { Strace } from "../trace/strace.ts";
 import { fit, type Output } from "./output.ts";
 

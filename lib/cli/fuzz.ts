@@ -11,7 +11,7 @@ import { fakeSide, headerOf, nativeSide } from "../fuzz/kernels.ts";
 import { knownDifferences } from "../fuzz/known-differences.ts";
 import { formatProgram } from "../fuzz/program.ts";
 import { nativeKernel } from "../native/native.ts";
-import { writeTrace } from "../trace/format.ts";
+import { writeTrace } from "../trace/files.ts";
 import { Strace } from "../trace/strace.ts";
 import { type Output, UsageError } from "./output.ts";
 

@@ -1,7 +1,7 @@
 /** `fake-kvm replay`: makes the calls of recorded traces on the fake kernel and tells what differs. */
 import { existsSync, readFileSync } from "node:fs";
 import cliProgress from "cli-progress";
-import { readTrace } from "../trace/format.ts";
+import { readTrace } from "../trace/files.ts";
 import { knownCalls } from "../trace/known.ts";
 import { describe, type KernelFactory, type ReplayResult, replay } from "../trace/replay.ts";
 import { traceFiles } from "./files.ts";

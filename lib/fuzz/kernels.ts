@@ -2,8 +2,9 @@
 import { Machine } from "../machine/machine.ts";
 import { profileFromHeader } from "../machine/profile.ts";
 import type { NativeKernel } from "../native/native.ts";
+import { hostRelease } from "../trace/files.ts";
 import type { TraceHeader } from "../trace/format.ts";
-import { hostHeader, hostRelease } from "../trace/host-header.ts";
+import { hostHeader } from "../trace/host-header.ts";
 import type { Kernel } from "./differential.ts";
 
 /** Milliseconds that a real kernel's threads get, by patience. */

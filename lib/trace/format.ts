@@ -7,11 +7,8 @@
  * key it does not know is an error: a key that is read and ignored would be a promise not kept. The header is open:
  * what a host tells about itself beyond the known keys is kept and passed on.
  *
- * Missing: other versions than 1.
+ * Text only: `files.ts` reads and writes files. Missing: other versions than 1.
  */
-import { readFileSync, writeFileSync } from "node:fs";
-import { basename } from "node:path";
-import { gunzipSync, gzipSync } from "node:zlib";
 
 /** A PCI device bound to vfio-pci; more keys than these are kept as they are. */
 export interface TraceDevice {
@@ -479,27 +476,9 @@ export function parseTrace(source: string, name: string): Trace {
   return { name, header, lines };
 }
 
-/** Reads a trace from a file, plain (`.jsonl`) or compressed (`.jsonl.gz`). */
-export function readTrace(path: string, name = basename(path)): Trace {
-  let source: string;
-  try {
-    const raw = readFileSync(path);
-    source = (path.endsWith(".gz") ? gunzipSync(raw) : raw).toString("utf8");
-  } catch (error) {
-    throw new TraceError(`${path}: cannot be read: ${(error as Error).message}`);
-  }
-  return parseTrace(source, name);
-}
-
 /** The text of a trace: one JSON object a line. */
 export const formatTrace = ({ header, lines }: Pick<Trace, "header" | "lines">): string =>
   [header, ...lines].map((value) => `${JSON.stringify(value)}\n`).join("");
-
-/** Writes a trace to a file, compressed if the name ends in `.gz`; the same trace always gives the same bytes. */
-export function writeTrace(path: string, trace: Pick<Trace, "header" | "lines">): void {
-  const source = formatTrace(trace);
-  writeFileSync(path, path.endsWith(".gz") ? gzipSync(source, { level: 9 }) : source);
-}
 
 /** Bytes from hex. */
 export function fromHex(hex: string): Uint8Array {

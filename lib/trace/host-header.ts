@@ -3,8 +3,6 @@
  *
  * Missing: `devices`, `pci` and `host`, which are not KVM's to tell; the facts of other architectures than x86.
  */
-import { readdirSync } from "node:fs";
-import { release } from "node:os";
 import type { Request } from "../abi/ioctl.ts";
 import { KVM_CHECK_EXTENSION, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE } from "../abi/kvm.ts";
 import {
@@ -28,36 +26,8 @@ import { type TraceHeader, toHex } from "./format.ts";
 const LAST_CAPABILITY = 260;
 const CPUID_ENTRIES = 256;
 
-/** What the kernel cannot be asked: its name. `hostRelease` tells it of the host of this program. */
+/** What the kernel cannot be asked: its name. `hostRelease` of `files.ts` tells it of the host of this program. */
 export type Names = Pick<TraceHeader, "kernel" | "arch" | "kvm" | "kernel_build">;
-
-/** The names of the kernel that this program runs on. */
-export function hostRelease(): Names {
-  const build = release();
-  return {
-    kernel: build.split(".").slice(0, 2).join("."),
-    kernel_build: build,
-    arch: process.arch === "arm64" ? "arm64" : "x86_64",
-    kvm: flavour(),
-  };
-}
-
-/** By the module that is loaded: a host has one. */
-function flavour(): string | null {
-  const flavours: Record<string, string> = {
-    kvm_intel: "vmx",
-    kvm_amd: "svm",
-    kvm_pvm: "pvm",
-    kvm_hv: "hv",
-    kvm_pr: "pr",
-  };
-  try {
-    const loaded = readdirSync("/sys/module").find((module) => module in flavours);
-    return loaded === undefined ? null : flavours[loaded];
-  } catch {
-    return null;
-  }
-}
 
 /** The header of what a process of this kernel would record. The process is left as it was. */
 export function hostHeader(

@@ -1,7 +1,10 @@
-/** Traces: what real kernels answered. Read and write them, replay them on a kernel, print them. */
+/**
+ * Traces: what real kernels answered. Parse them, replay them on a kernel, record and print them. Files are read and
+ * written by `fake-kvm/trace/files`, which needs Node.
+ */
 export { compareBytes, compareResult } from "./compare.ts";
 export * from "./format.ts";
-export { hostHeader, hostRelease } from "./host-header.ts";
+export { hostHeader, type Names } from "./host-header.ts";
 export { machineOf } from "./machine-of.ts";
 export { type Recordable, Recorder, type RecordOptions, record } from "./record.ts";
 export { NotRepeatable, recordTwice } from "./record-twice.ts";

@@ -9,7 +9,8 @@ import { traceFiles } from "../../lib/cli/files.ts";
 import { fit, type Output } from "../../lib/cli/output.ts";
 import { run } from "../../lib/cli/program.ts";
 import { architectures as machines } from "../../lib/machine/machine.ts";
-import { type TraceHeader, type TraceLine, writeTrace } from "../../lib/trace/format.ts";
+import { writeTrace } from "../../lib/trace/files.ts";
+import type { TraceHeader, TraceLine } from "../../lib/trace/format.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "cli-"));
 afterAll(() => rmSync(folder, { recursive: true }));

@@ -13,7 +13,8 @@ import { defaultProfile } from "../../lib/machine/default-profile.ts";
 import { Machine } from "../../lib/machine/machine.ts";
 import { type Profile, profileFromHeader } from "../../lib/machine/profile.ts";
 import { nativeKernel } from "../../lib/native/native.ts";
-import { hostHeader, hostRelease } from "../../lib/trace/host-header.ts";
+import { hostRelease } from "../../lib/trace/files.ts";
+import { hostHeader } from "../../lib/trace/host-header.ts";
 
 /** A process of the kernel under test; it is gone when the test ends. */
 export type Start = () => Syscalls;

@@ -4,7 +4,7 @@ import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { knownDifferences } from "../../lib/fuzz/known-differences.ts";
-import { readTrace } from "../../lib/trace/format.ts";
+import { readTrace } from "../../lib/trace/files.ts";
 import { describe as inWords, replay } from "../../lib/trace/replay.ts";
 
 const fixtures = resolve(dirname(fileURLToPath(import.meta.url)), "../../fixtures");

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { builtinHosts } from "../../lib/machine/builtin.ts";
 import { type ProfileHeader, profileFromHeader } from "../../lib/machine/profile.ts";
-import { readTrace } from "../../lib/trace/format.ts";
+import { readTrace } from "../../lib/trace/files.ts";
 
 const headerOf = (path: string) =>
   readTrace(new URL(`../../fixtures/traces/${path}.jsonl.gz`, import.meta.url).pathname).header;

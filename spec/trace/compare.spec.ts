@@ -2,7 +2,7 @@ import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { compareBytes, compareResult, errnoOf } from "../../lib/trace/compare.ts";
-import { readTrace } from "../../lib/trace/format.ts";
+import { readTrace } from "../../lib/trace/files.ts";
 
 test("two names of one error are the same answer", () => {
   expect(compareResult(-95, -1, "ENOTSUP")).toBeUndefined();

@@ -3,17 +3,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { afterAll, describe, expect, test } from "vitest";
+import { readTrace, writeTrace } from "../../lib/trace/files.ts";
 import {
   formatTrace,
   fromHex,
   fromHexNumber,
   parseTrace,
-  readTrace,
   TraceError,
   type TraceHeader,
   type TraceLine,
   toHex,
-  writeTrace,
 } from "../../lib/trace/format.ts";
 
 const header: TraceHeader = {

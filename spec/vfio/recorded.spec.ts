@@ -4,7 +4,7 @@
  */
 import { readdirSync } from "node:fs";
 import { expect, test } from "vitest";
-import { readTrace } from "../../lib/trace/format.ts";
+import { readTrace } from "../../lib/trace/files.ts";
 import { describe as inWords, replay } from "../../lib/trace/replay.ts";
 
 const root = new URL("../../fixtures/", import.meta.url).pathname;

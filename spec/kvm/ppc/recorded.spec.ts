@@ -2,7 +2,7 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { readTrace } from "../../../lib/trace/format.ts";
+import { readTrace } from "../../../lib/trace/files.ts";
 import { describe as inWords, type KernelFactory, replay } from "../../../lib/trace/replay.ts";
 import { eduInterrupts, ioeventfdsAndInterrupt, mailboxes, withGuests } from "./guests.ts";
 

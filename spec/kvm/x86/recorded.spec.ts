@@ -1,7 +1,7 @@
 /** What the live kernel answered before the first KVM_RUN, and QEMU's own start: every call identical. */
 import { readdirSync } from "node:fs";
 import { expect, test } from "vitest";
-import { readTrace } from "../../../lib/trace/format.ts";
+import { readTrace } from "../../../lib/trace/files.ts";
 import { describe as inWords, replay } from "../../../lib/trace/replay.ts";
 
 const root = new URL("../../../fixtures/traces/", import.meta.url).pathname;
