@@ -31,7 +31,7 @@ class Broken implements MsixVmm {
   }
 
   pending(vector: number): boolean {
-    return !this.#unmasked.has(vector) && this.#bench.signalled(vector);
+    return !this.#unmasked.has(vector) && this.#bench.signalled(this.#bench.eventfds[vector]);
   }
 }
 
@@ -57,7 +57,7 @@ class Mended implements MsixVmm {
   }
 
   pending(vector: number): boolean {
-    return !this.#unmasked.has(vector) && this.#bench.signalled(vector);
+    return !this.#unmasked.has(vector) && this.#bench.signalled(this.#bench.eventfds[vector]);
   }
 }
 

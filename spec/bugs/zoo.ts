@@ -1,9 +1,47 @@
 /** The zoo: every bug that is expressed, and how it is looked for. */
 import { type Counterexample, explore, type Strategy } from "../../lib/fuzz/explore/explore.ts";
 import { bug as bug01 } from "./01-mask-removes-route.ts";
+import { bug as bug02 } from "./02-route-before-irqfd-on-mask.ts";
+import { bug as bug03 } from "./03-irqfd-before-route-on-unmask.ts";
+import { bug as bug04 } from "./04-route-without-a-lock.ts";
+import { bug as bug05 } from "./05-routes-outlive-msix.ts";
+import { bug as bug06 } from "./06-rewrite-keeps-the-route.ts";
+import { bug as bug07 } from "./07-exported-irqfd-never-polled.ts";
+import { bug as bug11 } from "./11-control-written-as-dword.ts";
+import { bug as bug12 } from "./12-unmasked-at-power-on.ts";
+import { bug as bug13 } from "./13-mask-releases-the-trigger.ts";
+import { bug as bug14 } from "./14-assertion-under-mask-dropped.ts";
+import { bug as bug15 } from "./15-function-mask-ignored.ts";
+import { bug as bug16 } from "./16-pending-bits-by-byte-offset.ts";
+import { bug as bug17 } from "./17-trigger-on-every-mask.ts";
+import { bug as bug18 } from "./18-growth-arms-everything.ts";
+import { bug as bug19 } from "./19-msi-starts-masked.ts";
+import { bug as bug20 } from "./20-host-msix-enabled-lazily.ts";
+import { bug as bug21 } from "./21-vector-0-stays.ts";
+import { bug as bug22 } from "./22-data-none-fires.ts";
 import type { Bug } from "./bug.ts";
 
-export const zoo: readonly Bug[] = [bug01];
+export const zoo: readonly Bug[] = [
+  bug01,
+  bug02,
+  bug03,
+  bug04,
+  bug05,
+  bug06,
+  bug07,
+  bug11,
+  bug12,
+  bug13,
+  bug14,
+  bug15,
+  bug16,
+  bug17,
+  bug18,
+  bug19,
+  bug20,
+  bug21,
+  bug22,
+];
 
 export const strategies: readonly { name: string; strategy: Strategy }[] = [
   { name: "random", strategy: "random" },

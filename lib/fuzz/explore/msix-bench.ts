@@ -1,19 +1,29 @@
 /**
- * A bench for the MSI-X code of a VMM: a guest that masks, unmasks and rewrites its vectors, a device that raises
- * them, the VMM under test between them, and KVM below. What must hold is stated here once, for every VMM:
+ * A bench for the MSI-X code of a VMM: a guest, on one vCPU or several, that masks, unmasks and rewrites its vectors and
+ * turns MSI-X on and off; a device that raises them; the VMM under test between them; and KVM, or VFIO and KVM, below.
+ * What must hold is stated here once, for every VMM:
  *
  * - **no edge is lost**: when everything is quiet, a vector that is unmasked was delivered after its last edge.
- * - **nothing comes through a mask**: no delivery for an edge that was raised while the vector was masked, before it is
- *   unmasked again.
+ * - **nothing comes through a mask**: no delivery for edges that were all raised while the vector was masked, before it
+ *   is unmasked. Before the guest unmasks a vector, it is masked.
  * - **pending is shown**: when everything is quiet, a masked vector with an undelivered edge reads as pending, and an
  *   unmasked one does not.
  * - **no stale route**: a delivery carries the data that the guest had programmed when, or after, the edge was raised.
- * - **no interrupt out of nothing**: no more deliveries than edges.
- * - **an armed eventfd leads somewhere**: whenever the VMM is not in the middle of a change, every irqfd's GSI has a route. (On
- *   hosts with posted interrupts the opposite has brought the kernel down.)
- * - **nothing is left**: after teardown no irqfd is bound, and no descriptor is open that was not before.
+ * - **no interrupt out of nothing**: never more deliveries than edges.
+ * - **an armed eventfd leads somewhere**: whenever the VMM is not in the middle of a change, every irqfd's GSI has a
+ *   route. On a host with posted interrupts (`posted`) at any time: there the opposite has brought the kernel down.
+ * - **what the VMM thinks is armed is armed**: whenever it is not in the middle of a change, for each vector.
+ * - **the device is as the guest wants it**: whenever the VMM is not in the middle of a change, an assigned device has
+ *   MSI-X on if and only if the guest has, and no vector of the host is taken that the guest never used.
+ * - **nothing is left**: when the device is unplugged, or was reset and not used again, no irqfd is bound, no GSI of it
+ *   has a route, and no descriptor is open that was not before.
  *
- * A mask or a write is in force from the moment the guest's access returns; while it runs, both readings are allowed.
+ * A mask or a write is in force from the moment the guest's access returns; while it runs, both readings are allowed. A
+ * masked vector: by its own bit, by the function mask, or because MSI-X is off. An assigned device raises nothing while
+ * it is off.
+ *
+ * Faults are steps of threads: when one goes, the nth allocation of the kernel from there on fails, once a run. A VMM may
+ * then refuse (`refused`), and owes nothing for that vector; it may not pretend.
  */
 import {
   KVM_CREATE_IRQCHIP,
@@ -31,55 +41,106 @@ import { store32 } from "../../abi/struct.ts";
 import type { EventFd } from "../../kernel/eventfd.ts";
 import type { Process } from "../../kernel/process.ts";
 import { byHand } from "../../kernel/work-queue.ts";
-import type { VmFile } from "../../kvm/vm.ts";
+import type { Vm, VmFile } from "../../kvm/vm.ts";
 import { Machine } from "../../machine/machine.ts";
 import type { Profile } from "../../machine/profile.ts";
+import { AssignedDevice, hostWithDevice } from "./assigned-device.ts";
 import { Receiver } from "./receiver.ts";
 import type { World } from "./run.ts";
 import { Calls, step, type Thread } from "./thread.ts";
 
-/** What a VMM does when the guest touches its MSI-X table; the bench calls it as a trap handler would. */
+/** What a VMM does when the guest touches the device; the bench calls it as a trap handler would. */
 export interface MsixVmm {
-  /** the guest set up the vectors and enables MSI-X */
-  enable?(): Thread;
   mask(vector: number): Thread;
   unmask(vector: number): Thread;
   /** the guest wrote address and data of a vector */
   write?(vector: number, data: number): Thread;
   /** the guest reads the pending bit */
   pending(vector: number): boolean;
-  /** the device is unplugged */
+  /** the guest turns MSI-X on or off, or sets or clears the function mask */
+  enable?(): Thread;
+  disable?(): Thread;
+  functionMask?(): Thread;
+  functionUnmask?(): Thread;
+  /** the guest writes to the MSI-X capability: `width` bytes at `offset`; without it the four above are called */
+  control?(offset: number, width: number, value: number): Thread;
+  /** an edge of the device, where it does not simply signal the vector's eventfd */
+  raise?(vector: number): void;
+  /** the guest resets the device: MSI-X off, every vector masked, nothing pending */
+  reset?(): Thread;
+  /** the VM is saved and restored */
+  restore?(): Thread;
+  /** the device is unplugged, and plugged in again */
   teardown?(): Thread;
+  plug?(): Thread;
+  /** whether the VMM thinks that the vector's interrupts go straight into the guest */
+  armed?(vector: number): boolean;
+  /** what the guest reads in the vector's mask bit: needed where two vCPUs write it at the same time */
+  masked?(vector: number): boolean;
+  /** whether the VMM told the guest that it could not do what it was asked for a vector */
+  refused?(vector: number): boolean;
+  /** the VMM's own thread: it waits for eventfds */
+  loop?(): Thread;
 }
 
-/** One access of the guest, or one edge of the device. */
+/** One access of the guest to its device. */
 export type GuestStep =
   | readonly ["mask" | "unmask", number]
   | readonly ["write", number, number]
-  | readonly ["teardown"];
+  | readonly ["enable" | "disable" | "function mask" | "function unmask"]
+  /** the device writes over the MSI-X table that it has itself, as it may in a self-test */
+  | readonly ["self-test"]
+  | readonly ["reset" | "restore" | "teardown" | "plug"]
+  /** the MSI-X capability: offset, width, value */
+  | readonly ["control", number, number, number];
 
 /** First GSI of the device's vectors, and the interrupt vector that the guest programs for vector 0. */
 export const FIRST_GSI = 24;
 export const FIRST_VECTOR = 0x40;
 
+/** Bits of the message control word, at offset 2 of the MSI-X capability. */
+export const MSIX_ENABLE = 1 << 15;
+export const MSIX_FUNCTION_MASK = 1 << 14;
+
 interface VectorState {
+  /** as the guest's register says */
+  maskBit: boolean;
+  /** what is in force */
   masked: boolean;
-  /** a change of the mask is under way */
-  changing: boolean;
+  /** so many changes of the mask are under way */
+  changing: number;
   data: number;
-  /** data that was programmed when the last edge was raised, or later */
+  /** interrupt vectors that were programmed at any time */
+  programmed: Set<number>;
+  /** the one that was programmed before the write that is under way */
+  before: number | undefined;
+  /** those that were programmed when the last edge was raised, or later */
   allowed: Set<number>;
   edges: number;
+  deliveries: number;
   lastEdge: number;
-  /** edges raised under a mask that was in force, since the last unmask began */
+  /** edges raised under a mask that was in force, and not delivered since it is */
   underMask: number;
+  /** the guest unmasked it at some time */
+  used: boolean;
 }
 
 export interface BenchOptions {
   vectors: number;
-  guest: readonly GuestStep[];
+  /** what the guest does; several scripts: several vCPUs at the same time */
+  guest: readonly GuestStep[] | readonly (readonly GuestStep[])[];
   /** which vectors the device raises, in order */
   device: readonly number[];
+  /** whether MSI-X is on from the beginning (it is) */
+  enabled?: boolean;
+  /** false: vectors have no masks of their own, as with MSI */
+  maskable?: boolean;
+  /** the device is VFIO's */
+  assigned?: boolean;
+  /** the host posts interrupts */
+  posted?: boolean;
+  /** an allocation fails, from any step on any of the first so many: the schedule chooses */
+  faults?: number;
   profile?: Profile;
 }
 
@@ -87,20 +148,32 @@ export class MsixBench {
   readonly process: Process;
   readonly calls: Calls;
   readonly vm: number;
-  /** the device's eventfds, one a vector */
+  readonly machine: Machine;
+  /** eventfds that the device's vectors signal; a VMM may put others in their place */
   readonly eventfds: number[];
   readonly receiver: Receiver;
+  readonly assigned: AssignedDevice | undefined;
   readonly #states: VectorState[];
   readonly #options: BenchOptions;
   readonly #descriptors: number;
+  #enabled: boolean;
+  /** MSI-X is on in force: an assigned device has vectors to raise */
+  #on: boolean;
+  #functionMask = false;
+  /** scripts that are not over */
+  #guests = 0;
+  #faulty = false;
   #busy = 0;
   #over = false;
-  #wrong: string | undefined;
+  #idle = false;
   #seen = 0;
 
   constructor(options: BenchOptions) {
     this.#options = options;
-    const process = new Machine(options.profile, { policy: byHand }).process();
+    const { vectors, assigned = false, posted = false } = options;
+    const profile = options.profile ?? (assigned ? hostWithDevice(vectors, posted) : undefined);
+    this.machine = new Machine(profile, { policy: byHand });
+    const process = this.machine.process();
     this.process = process;
     this.calls = new Calls(process);
     const kvm = process.open("/dev/kvm", 2);
@@ -112,17 +185,30 @@ export class MsixBench {
     store32(lapic, SPIV, 0x1ff);
     process.ioctl(vcpu, KVM_SET_LAPIC, lapic);
     this.receiver = new Receiver(process, [vcpu]);
-    this.eventfds = Array.from({ length: options.vectors }, () => process.eventfd2(0, EFD_NONBLOCK));
+    if (assigned) this.assigned = new AssignedDevice(this.machine, process);
+    this.eventfds = Array.from({ length: vectors }, () => process.eventfd2(0, EFD_NONBLOCK));
     this.#descriptors = process.fds.open.length;
-    this.#states = Array.from({ length: options.vectors }, (_, vector) => ({
-      masked: true,
-      changing: false,
+    this.#on = this.#enabled = options.enabled ?? true;
+    const masked = (options.maskable ?? true) || !this.#enabled;
+    this.#states = Array.from({ length: vectors }, (_, vector) => ({
+      maskBit: options.maskable ?? true,
+      masked,
+      changing: 0,
       data: FIRST_VECTOR + vector,
+      before: undefined,
+      programmed: new Set([FIRST_VECTOR + vector]),
       allowed: new Set<number>(),
       edges: 0,
+      deliveries: 0,
       lastEdge: -1,
       underMask: 0,
+      used: false,
     }));
+  }
+
+  /** Whether the guest finds MSI-X on. */
+  get initiallyEnabled(): boolean {
+    return this.#options.enabled ?? true;
   }
 
   /** What the guest has programmed for a vector. */
@@ -132,119 +218,342 @@ export class MsixBench {
 
   /** A world for the explorer, with the VMM under test in the middle. */
   world(vmm: MsixVmm): World {
+    const { guest, faults = 0 } = this.#options;
+    const several = guest.length !== 0 && Array.isArray(guest[0][0]);
+    const scripts = (several ? guest : [guest]) as readonly (readonly GuestStep[])[];
+    this.#guests = scripts.length;
+    const guests = scripts.map((script, i): [string, Thread] => [
+      several ? `vcpu${i}` : "guest",
+      this.#guest(vmm, script),
+    ]);
+    const threads: Record<string, Thread> = Object.fromEntries(guests);
+    if (this.#options.device.length !== 0) threads.device = this.#device(vmm);
+    if (vmm.loop !== undefined) threads.vmm = vmm.loop();
+    const daemons = ["vmm"];
+    for (let nth = 1; nth <= faults; nth++) {
+      threads[`fault${nth}`] = this.#fault(nth);
+      daemons.push(`fault${nth}`);
+    }
     return {
       kernel: this.process.kernel,
-      threads: { guest: this.#guest(vmm), device: this.#device() },
-      check: () => this.#check(),
-      final: () => this.#wrong ?? this.#final(vmm),
+      threads,
+      daemons,
+      check: () => this.#check(vmm),
+      final: () => this.#final(vmm),
     };
   }
 
-  *#guest(vmm: MsixVmm): Thread {
-    if (vmm.enable !== undefined) yield* this.#change(vmm.enable());
-    for (const [kind, vector = 0, data = 0] of this.#options.guest) {
-      const state = this.#states[vector];
+  // ---- the guest -------------------------------------------------------------------------------------------------
+
+  *#guest(vmm: MsixVmm, script: readonly GuestStep[]): Thread {
+    for (const action of script) {
+      const [kind, first = 0, second = 0, third = 0] = action as unknown as [
+        GuestStep[0],
+        number?,
+        number?,
+        number?,
+      ];
+      const label = `guest: ${action.join(" ")}`;
+      const state = this.#states[first];
       switch (kind) {
         case "mask":
-          state.changing = true;
-          yield* this.#change(vmm.mask(vector));
-          state.changing = false;
-          state.masked = true;
-          state.underMask = 0;
+          yield* this.#access(
+            label,
+            () => (state.maskBit = true),
+            () => vmm.mask(first),
+          );
+          this.#readBack(vmm, first);
           break;
         case "unmask":
-          state.changing = true;
-          state.masked = false;
-          yield* this.#change(vmm.unmask(vector));
-          state.changing = false;
+          yield* this.#access(
+            label,
+            () => (state.maskBit = false),
+            () => vmm.unmask(first),
+          );
+          this.#readBack(vmm, first);
           break;
         case "write":
-          state.data = data;
-          state.allowed.add(data);
-          if (vmm.write !== undefined) yield* this.#change(vmm.write(vector, data));
+          yield* this.#access(
+            label,
+            () => {
+              state.before = state.data & 0xff;
+              state.data = second;
+              state.allowed.add(second & 0xff);
+              state.programmed.add(second & 0xff);
+            },
+            () => vmm.write?.(first, second),
+          );
+          state.before = undefined;
+          break;
+        case "enable":
+          yield* this.#access(
+            label,
+            () => (this.#enabled = true),
+            () => vmm.enable?.(),
+          );
+          break;
+        case "disable":
+          yield* this.#access(
+            label,
+            () => (this.#enabled = false),
+            () => vmm.disable?.(),
+          );
+          break;
+        case "function mask":
+          yield* this.#access(
+            label,
+            () => (this.#functionMask = true),
+            () => vmm.functionMask?.(),
+          );
+          break;
+        case "function unmask":
+          yield* this.#access(
+            label,
+            () => (this.#functionMask = false),
+            () => vmm.functionUnmask?.(),
+          );
+          break;
+        case "control": {
+          const word = first === 0 && second === 4 ? third >>> 16 : third;
+          const write = () => {
+            this.#enabled = (word & MSIX_ENABLE) !== 0;
+            this.#functionMask = (word & MSIX_FUNCTION_MASK) !== 0;
+          };
+          yield* this.#access(label, write, () => vmm.control?.(first, second, third));
+          break;
+        }
+        case "self-test":
+          yield* this.#access(
+            label,
+            () => this.assigned?.pci.msix!.table.fill(0),
+            () => undefined,
+          );
+          break;
+        case "reset":
+          yield* this.#access(
+            label,
+            () => this.#off(false),
+            () => vmm.reset?.(),
+          );
+          this.#forget();
+          break;
+        case "restore":
+          yield* this.#access(
+            label,
+            () => {},
+            () => vmm.restore?.(),
+          );
           break;
         case "teardown":
-          for (const other of this.#states) other.masked = true;
-          if (vmm.teardown !== undefined) yield* this.#change(vmm.teardown());
+          yield* this.#access(
+            label,
+            () => this.#off(false),
+            () => vmm.teardown?.(),
+          );
+          this.#forget();
           this.#over = true;
+          break;
+        case "plug":
+          this.#over = false;
+          yield* this.#access(
+            label,
+            () => this.#off(this.#options.enabled ?? true),
+            () => vmm.plug?.(),
+          );
           break;
       }
     }
+    this.#guests--;
   }
 
-  *#change(handler: Thread): Thread {
+  #off(enabled: boolean): void {
+    this.#enabled = enabled;
+    this.#functionMask = false;
+    for (const state of this.#states) state.maskBit = true;
+  }
+
+  /** What was raised before a reset is of no interest any more. */
+  #forget(): void {
+    for (const state of this.#states) state.edges = state.deliveries;
+    this.#idle = true;
+  }
+
+  #maskedByRegisters(state: VectorState): boolean {
+    return !this.#enabled || this.#functionMask || state.maskBit;
+  }
+
+  /**
+   * An access of the guest is a step, the VMM's answer to it the steps that follow. What it unmasks is unmasked at once,
+   * what it masks when the VMM is done.
+   */
+  *#access(label: string, write: () => void, handler: () => Thread | undefined): Thread {
+    let changed: VectorState[] = [];
+    yield* step(label, () => {
+      write();
+      if (!this.#enabled) this.#on = false;
+      changed = this.#states.filter((state) => state.masked !== this.#maskedByRegisters(state));
+      for (const state of changed) {
+        state.changing++;
+        if (this.#maskedByRegisters(state)) continue;
+        state.masked = false;
+        state.used = true;
+        this.#idle = false;
+      }
+    });
     this.#busy++;
-    yield* handler;
+    const handling = handler();
+    if (handling !== undefined) yield* handling;
     this.#busy--;
+    for (const state of changed) state.changing--;
+    this.#on = this.#enabled;
+    this.#settle();
   }
 
-  *#device(): Thread {
+  /** Where vCPUs wrote the same mask bit at the same time, the register says who was last. */
+  #readBack(vmm: MsixVmm, vector: number): void {
+    if (vmm.masked === undefined) return;
+    this.#states[vector].maskBit = vmm.masked(vector);
+    this.#settle();
+  }
+
+  #settle(): void {
+    for (const state of this.#states) {
+      if (state.changing !== 0) continue;
+      const masked = this.#maskedByRegisters(state);
+      if (masked && !state.masked) state.underMask = 0;
+      state.masked = masked;
+    }
+  }
+
+  // ---- the device, and faults --------------------------------------------------------------------------------------
+
+  *#device(vmm: MsixVmm): Thread {
     for (const vector of this.#options.device)
       yield* step(`device raises vector ${vector}`, () => {
         const state = this.#states[vector];
+        if (this.#over || (this.assigned !== undefined && !this.#on)) return;
         state.edges++;
         state.lastEdge = this.receiver.now;
-        state.allowed = new Set([state.data]);
-        if (state.masked && !state.changing) state.underMask++;
-        return this.process.write(this.eventfds[vector], one);
+        state.allowed = new Set([state.data & 0xff]);
+        if (state.before !== undefined) state.allowed.add(state.before);
+        if (state.masked && state.changing === 0) state.underMask++;
+        else state.underMask = 0;
+        if (vmm.raise !== undefined) vmm.raise(vector);
+        else if (this.assigned !== undefined) this.#raiseHardware(vector);
+        else this.signal(this.eventfds[vector]);
       });
   }
 
+  /** A device that has MSI-X off has nowhere to send a vector to. */
+  #raiseHardware(vector: number): void {
+    const msix = this.assigned!.pci.msix!;
+    if (msix.enabled) msix.raise(vector);
+  }
+
+  /** One fault a run, and none when the guest is done: the nth allocation from some step on fails. */
+  *#fault(nth: number): Thread {
+    const { faults } = this.process.kernel;
+    yield {
+      run: () => {
+        this.#faulty = true;
+        faults.failNth("allocation", nth);
+      },
+      blocked: () => this.#faulty || this.#guests === 0,
+      label: () => `allocation ${nth} from here on will fail`,
+    };
+  }
+
+  // ---- what must hold ----------------------------------------------------------------------------------------------
+
+  get #vm(): Vm {
+    return (this.process.fds.get(this.vm) as VmFile).vm;
+  }
+
   /** After every step. */
-  #check(): string | undefined {
+  #check(vmm: MsixVmm): string | undefined {
     const { deliveries } = this.receiver;
     for (; this.#seen < deliveries.length; this.#seen++) {
-      const { vector: data } = deliveries[this.#seen];
-      const vector = this.#states.findIndex((state) => state.data === data || state.allowed.has(data));
-      if (vector < 0) return `an interrupt with data 0x${data.toString(16)}, which nobody had programmed`;
-      const state = this.#states[vector];
-      if (!state.allowed.has(data))
-        return `vector ${vector} came through a stale route, with data 0x${data.toString(16)}`;
-      if (state.masked && !state.changing && state.underMask > 0 && state.edges === state.underMask)
-        return `vector ${vector} was delivered while it is masked`;
-      if (this.#over) return `vector ${vector} was delivered after the device was gone`;
+      const wrong = this.#delivered(deliveries[this.#seen].vector);
+      if (wrong !== undefined) return wrong;
     }
     this.receiver.now++;
-    if (this.#busy === 0) {
-      const { irqfds, routing } = (this.process.fds.get(this.vm) as VmFile).vm;
+    if (this.#busy === 0 || this.#options.posted === true) {
+      const { irqfds, routing } = this.#vm;
       for (const { gsi } of irqfds.values())
         if (routing.routes(gsi) === undefined) return `an irqfd is bound to GSI ${gsi}, which has no route`;
     }
+    return this.#busy === 0 ? (this.#armed(vmm) ?? this.#hardware(vmm) ?? this.#left()) : undefined;
+  }
+
+  #delivered(data: number): string | undefined {
+    const vector = this.#states.findIndex(({ programmed }) => programmed.has(data));
+    if (vector < 0) return `an interrupt with data 0x${data.toString(16)}, which nobody had programmed`;
+    if (this.#over) return `vector ${vector} was delivered after the device was gone`;
+    const state = this.#states[vector];
+    if (state.edges === 0) return `vector ${vector} was delivered, and the device never raised it`;
+    if (!state.allowed.has(data))
+      return `vector ${vector} came through a stale route, with data 0x${data.toString(16)}`;
+    const through = state.masked && state.changing === 0;
+    if (through && state.underMask > 0 && state.edges - state.deliveries === state.underMask)
+      return `vector ${vector} was delivered while it is masked`;
+    if (++state.deliveries > state.edges)
+      return `vector ${vector} was raised ${state.edges} times and delivered ${state.deliveries} times`;
+    return undefined;
+  }
+
+  #armed(vmm: MsixVmm): string | undefined {
+    if (vmm.armed === undefined) return undefined;
+    const { irqfds } = this.#vm;
+    for (const [vector, fd] of this.eventfds.entries()) {
+      const bound = irqfds.has(this.process.fds.get(fd) as EventFd);
+      if (bound !== vmm.armed(vector))
+        return `vector ${vector} is ${bound ? "" : "not "}armed, and the VMM thinks it is${bound ? " not" : ""}`;
+    }
+    return undefined;
+  }
+
+  #hardware(vmm: MsixVmm): string | undefined {
+    if (this.assigned === undefined || this.#states.some((_, vector) => vmm.refused?.(vector)))
+      return undefined;
+    const { pci, irqs } = this.assigned;
+    if (pci.msix!.enabled !== this.#enabled)
+      return `the guest has MSI-X ${this.#enabled ? "on" : "off"}, the device has it ${this.#enabled ? "off" : "on"}`;
+    for (const [vector, { used }] of this.#states.entries())
+      if (!used && irqs.irqOf(pci, vector)?.handler !== undefined)
+        return `vector ${vector} takes an interrupt of the host, and the guest never used it`;
     return undefined;
   }
 
   /** When nothing can go on. */
   #final(vmm: MsixVmm): string | undefined {
-    if (this.#over) return this.#left();
+    if (this.#over || this.#idle) return undefined;
     for (const [vector, state] of this.#states.entries()) {
-      if (state.edges === 0) continue;
-      const since = this.receiver.deliveries.filter(
-        (delivery) =>
-          (delivery.vector === state.data || state.allowed.has(delivery.vector)) &&
-          delivery.step >= state.lastEdge,
-      ).length;
-      const all = this.receiver.deliveries.filter(
-        ({ vector: data }) => data === state.data || state.allowed.has(data),
-      ).length;
+      if (vmm.refused?.(vector) === true || (state.edges === state.deliveries && !vmm.pending(vector)))
+        continue;
+      const since = this.receiver.deliveries.some(
+        ({ vector: data, step: at }) => state.programmed.has(data) && at >= state.lastEdge,
+      );
       const pending = vmm.pending(vector);
-      if (!state.masked && since === 0) return `the last edge of vector ${vector} was lost`;
-      if (state.masked && since === 0 && !pending)
+      if (!state.masked && !since && state.edges > 0) return `the last edge of vector ${vector} was lost`;
+      if (state.masked && !since && !pending && state.edges > 0)
         return `vector ${vector} is masked, its last edge was not delivered, and it does not read as pending`;
+      if (state.edges === 0 && pending) return `vector ${vector} reads as pending, and was never raised`;
       if (!state.masked && pending) return `vector ${vector} is unmasked and still reads as pending`;
-      if (all > state.edges)
-        return `vector ${vector} was raised ${state.edges} times and delivered ${all} times`;
     }
     return undefined;
   }
 
   #left(): string | undefined {
-    const { irqfds } = (this.process.fds.get(this.vm) as VmFile).vm;
-    if (irqfds.size !== 0) return `${irqfds.size} irqfds are bound to a device that is gone`;
+    if (!this.#idle) return undefined;
+    const { irqfds, routing } = this.#vm;
+    if (irqfds.size !== 0) return `${irqfds.size} irqfds are bound to a device that is not in use`;
+    for (let gsi = FIRST_GSI; gsi < FIRST_GSI + GSIS; gsi++)
+      if (routing.routes(gsi) !== undefined) return `GSI ${gsi} has a route of a device that is not in use`;
     const open = this.process.fds.open.length - this.#descriptors;
-    return open > 0 ? `${open} descriptors are left open` : undefined;
+    return this.#over && open > 0 ? `${open} descriptors are left open` : undefined;
   }
 
-  // ---- what VMMs do most ---------------------------------------------------------------------------------------
+  // ---- what VMMs do most -------------------------------------------------------------------------------------------
 
   /** Replaces the routing table by messages: GSI → data, all to APIC 0. */
   setRoutes(routes: ReadonlyMap<number, number>): Thread<number> {
@@ -274,13 +583,20 @@ export class MsixBench {
     return this.calls.ioctl(this.vm, KVM_IRQFD, args);
   }
 
+  /** Adds one to an eventfd, as a part of the step that is running. */
+  signal(fd: number): number {
+    return this.process.write(fd, one);
+  }
+
   /** Whether an eventfd holds a signal that nobody took. */
-  signalled(vector: number): boolean {
-    const { lo, hi } = this.process.fds.get(this.eventfds[vector]) as EventFd;
+  signalled(fd: number): boolean {
+    const { lo, hi } = this.process.fds.get(fd) as EventFd;
     return lo !== 0 || hi !== 0;
   }
 }
 
 const SPIV = 0xf0;
 const EFD_NONBLOCK = 0x800;
+/** so many GSIs of a device are looked at */
+const GSIS = 16;
 const one = Uint8Array.of(1, 0, 0, 0, 0, 0, 0, 0);
