@@ -28,7 +28,7 @@ export class Ivshmem implements PciModel {
 
   read(bar: number, offset: number, width: number): number | bigint | undefined {
     if (bar === 2) return load(this.memory, offset, width);
-    if (bar !== 0) return undefined;
+    if (bar !== 0) return 0; // beside the MSI-X table there is nothing
     if (width !== 4) return 0;
     switch (offset) {
       case 0x00:

@@ -19,8 +19,10 @@ import {
   PCI_COMMAND_IO,
   PCI_COMMAND_MASTER,
   PCI_COMMAND_MEMORY,
+  PCI_DEVICE_ID,
   PCI_PM_CTRL,
   PCI_PM_CTRL_NO_SOFT_RESET,
+  PCI_VENDOR_ID,
 } from "../abi/pci.ts";
 import { load16, load32, loadNumber64, store32, store64 } from "../abi/struct.ts";
 import {
@@ -152,14 +154,17 @@ export class PciVfioDevice extends VfioDevice implements RegionOwner, ConfigEffe
     this.#command(pci.command | this.#decoding());
     this.resetWorks = resetFunction(pci, hardware.irqs) === 0;
     this.#opened = saveState(pci);
-    this.irqs.pci23 = this.#canDisableIntx() && !this.host.options.nointxmask;
+    const broken = !this.host.options.nointxmask && hasBrokenIntx(pci);
+    this.irqs.withoutIntx = broken;
+    this.irqs.pci23 = this.#canDisableIntx() && !this.host.options.nointxmask && !broken;
+    if (broken) this.#command(pci.command | PCI_COMMAND_INTX_DISABLE);
     if (this.irqs.pci23) this.#command(pci.command & ~PCI_COMMAND_INTX_DISABLE);
     if (faults.allocation("pci config map") || faults.allocation("virtual config")) {
       this.#command(pci.command & ~PCI_COMMAND_MASTER);
       hardware.irqs.disablePin(pin);
       return -ENOMEM;
     }
-    this.#config = new VfioConfigSpace(pci, this.irqs, this, pci.pin !== 0 && pin !== 0);
+    this.#config = new VfioConfigSpace(pci, this.irqs, this, pci.pin !== 0 && pin !== 0 && !broken);
     return 0;
   }
 
@@ -558,6 +563,17 @@ export class PciVfioDevice extends VfioDevice implements RegionOwner, ConfigEffe
     if (index > VFIO_PCI_BAR5_REGION_INDEX) return -EINVAL;
     return mapBar(this, index, offset - index * REGION_STRIDE, length, shared);
   }
+}
+
+/**
+ * Controllers that can disable INTx but do not show that they assert it: their pin is hidden, and INTx stays disabled
+ * (drivers/vfio/pci/vfio_pci_core.c:vfio_pci_nointx, 6.1: XL710, X710, XXV710, X722, X550).
+ */
+function hasBrokenIntx(pci: PciDevice): boolean {
+  if (load16(pci.config, PCI_VENDOR_ID) !== 0x8086) return false;
+  const id = load16(pci.config, PCI_DEVICE_ID);
+  const alone = [0x1572, 0x1574, 0x1580, 0x1581, 0x1563];
+  return alone.includes(id) || (id >= 0x1583 && id <= 0x158b) || (id >= 0x37d0 && id <= 0x37d2);
 }
 
 const widthMask = (width: number): number => (width === 4 ? -1 : 2 ** (8 * width) - 1);

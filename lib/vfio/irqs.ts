@@ -86,6 +86,8 @@ export class VfioIrqs implements IrqHandler {
   readonly #pcie: boolean;
   /** whether the device masks INTx itself */
   pci23 = false;
+  /** whether INTx of the device is broken, and stays disabled when MSI and MSI-X are off */
+  withoutIntx = false;
   /** whether the program disabled INTx in the command register that it sees */
   intxDisabled = false;
   /** which of INTx, MSI, MSI-X is on */
@@ -406,6 +408,7 @@ export class VfioIrqs implements IrqHandler {
   #msiDisable(): void {
     for (const index of [...this.#vectors.keys()]) this.#clearVector(index);
     this.#host.disable(this.#device);
+    if (this.withoutIntx) this.#setDisIntx(true);
     this.type = NONE;
     this.#count = 0;
   }
