@@ -13,6 +13,7 @@ import { GicCpu } from "../../hardware/gic.ts";
 import type { VcpuArch } from "../arch.ts";
 import type { Vcpu } from "../vcpu.ts";
 import { type Guest, GuestRunner } from "./guest.ts";
+import { SystemRegisters } from "./system-registers.ts";
 import type { Arm64Vm } from "./vm.ts";
 
 /** KVM_MP_STATE_RUNNABLE */
@@ -43,8 +44,7 @@ export class Arm64Vcpu implements VcpuArch {
   serrorEsr = 0n;
   /** KvmRegs: X0–X30, SP, PC, PSTATE, SP_EL1, ELR_EL1, SPSRs, V0–V31, FPSR, FPCR */
   readonly core = new Uint8Array(KvmRegs.size);
-  /** by the id of KVM_GET_ONE_REG: timers, firmware, system registers that were written */
-  readonly registers = new Map<bigint, bigint>();
+  readonly registers = new SystemRegisters(this);
   #guest: GuestRunner | undefined;
 
   constructor(vm: Arm64Vm, vcpu: Vcpu) {
