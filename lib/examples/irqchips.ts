@@ -154,14 +154,14 @@ export function raiseTimer(kernel: Syscalls): { pic: number; lapic: readonly num
   return { pic: KvmIrqchip.decode(pic).chip.pic.irr, lapic: requestedVectors(kernel, vcpu) };
 }
 
-/** Pin n of the IOAPIC: vector 0x50 + n, edge, to APIC id `destination`, not masked. */
-export function programIoapic(kernel: Syscalls, vm: number, destination = 0): void {
+/** Pin n of the IOAPIC: vector 0x50 + n, to APIC id `destination`, not masked. */
+export function programIoapic(kernel: Syscalls, vm: number, destination = 0, level = false): void {
   const state = new Uint8Array(KvmIrqchip.size);
   store32(state, 0, KVM_IRQCHIP_IOAPIC);
   kernel.ioctl(vm, KVM_GET_IRQCHIP, state);
   const table = 8 + 24;
   for (let pin = 0; pin < 24; pin++) {
-    store32(state, table + 8 * pin, 0x50 + pin);
+    store32(state, table + 8 * pin, (level ? 1 << 15 : 0) | (0x50 + pin));
     store32(state, table + 8 * pin + 4, destination << 24);
   }
   kernel.ioctl(vm, KVM_SET_IRQCHIP, state);

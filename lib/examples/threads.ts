@@ -3,6 +3,8 @@ import { type ExploreOptions, explore } from "../fuzz/explore/explore.ts";
 import { toText } from "../fuzz/explore/report.ts";
 import type { Program } from "../fuzz/explore/run.ts";
 import { Machine } from "../machine/machine.ts";
+import * as assignedMsix from "./assigned-msix.ts";
+import { claims as assignedMsixClaims } from "./assigned-msix-claims.ts";
 import type { Claim } from "./claims.ts";
 import * as irqchips from "./irqchips.ts";
 import { claims as irqchipsClaims } from "./irqchips-claims.ts";
@@ -43,6 +45,19 @@ export const threads: readonly Thread[] = [
       { program: irqchips.announcedWhileRunning("refuse"), options: all },
     ],
     claims: irqchipsClaims,
+  },
+  {
+    name: "002 device assignment: when MSI-X is really on",
+    print: assignedMsix.print,
+    failures: [
+      { program: assignedMsix.assigned("masked", "Linux", "strict"), options: assignedMsix.search },
+      { program: assignedMsix.assigned("masked", "Linux", "firmware"), options: assignedMsix.search },
+      { program: assignedMsix.assigned("data", "Linux", "patient"), options: assignedMsix.search },
+      { program: assignedMsix.assigned("data, fixed", "FreeBSD", "patient"), options: assignedMsix.search },
+      { program: assignedMsix.assigned("one", "Linux", "patient"), options: assignedMsix.search },
+      { program: assignedMsix.assigned("vector 0", "Linux", "strict"), options: assignedMsix.search },
+    ],
+    claims: assignedMsixClaims,
   },
 ];
 

@@ -243,13 +243,16 @@ export class AssignedDevice {
     if (this.#sourceId >= 0) this.#vm.routing.setIrq(this.#sourceId, gsi, level, false);
   }
 
-  /** A message: at once where the GSI leads to one message, else by the interrupt's thread. */
+  /**
+   * A message: at once where the GSI leads to one message, else by the interrupt's thread. A message has no source, so
+   * it arrives even before the guest's side is on.
+   */
   #onMessage(gsiOf: () => number): IrqHandler {
     return {
       handle: () => {
         const gsi = gsiOf();
         const route = this.#vm.routing.routes(gsi);
-        if (route === undefined || this.#sourceId < 0) return true;
+        if (route === undefined) return true;
         const atOnce = route.next === undefined ? this.#vm.arch.irq!.setInAtomic(route) : WOULD_BLOCK;
         if (atOnce === WOULD_BLOCK) this.#thread(() => this.#setGuest(gsi, true));
         return true;

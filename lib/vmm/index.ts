@@ -1,0 +1,10 @@
+/**
+ * VMM-side code: routes for messages, irqfds, MSI-X of emulated and of assigned devices, host bridges. Written over the
+ * few system calls of `Linux`, so it runs on the fake, on the real kernel, and inside an exploration.
+ */
+export { type Co, counted, Direct, drain, type Linux, Mutex, now } from "./co.ts";
+export { HostBridge } from "./host-bridge.ts";
+export { Irqchip, type IrqchipOptions, type MsiMapper } from "./irqchip.ts";
+export { type GuestWrite, MsiVector, type MsiVectorOptions } from "./msi-vector.ts";
+export { type Message, type PinRoute, RouteTable } from "./route-table.ts";
+export { SourceNumbers, SpaprPhb } from "./spapr-phb.ts";
