@@ -710,7 +710,8 @@ const devices: fc.Arbitrary<Operation> = fc.oneof(
         group: usually([1, 0], [2, 0xffffffff]),
         attr: usually([1n, 2n, 3n, 0n], [4n, 1n << 32n, (1n << 64n) - 1n]),
         flags: usually([0], [1]),
-        buffer: usually(["00000000", "03000000", "05000000", "ffffffff"], [""]),
+        // numbers behind a pointer are not translated for the real kernel: none that may be open
+        buffer: usually(["00000000", "ffffffff"], [""]),
         pointed: percent(90),
       })
       .map(({ on, request, group, attr, flags, buffer, pointed }) => ({

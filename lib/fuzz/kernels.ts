@@ -2,9 +2,7 @@
 import { Machine } from "../machine/machine.ts";
 import { profileFromHeader } from "../machine/profile.ts";
 import type { NativeKernel } from "../native/native.ts";
-import { hostRelease } from "../trace/files.ts";
 import type { TraceHeader } from "../trace/format.ts";
-import { hostHeader } from "../trace/host-header.ts";
 import type { Kernel } from "./differential.ts";
 
 /** Milliseconds that a real kernel's threads get, by patience. */
@@ -23,14 +21,4 @@ export function fakeSide(header: TraceHeader): Kernel {
     process: () => new Machine(profile).process(),
     settle: (process) => process.settle(),
   };
-}
-
-/** The header of this host, asked of its kernel. */
-export function headerOf(native: NativeKernel): TraceHeader {
-  const process = native.process();
-  try {
-    return hostHeader(process, hostRelease());
-  } finally {
-    process.exit();
-  }
 }

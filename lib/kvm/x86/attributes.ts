@@ -59,7 +59,8 @@ function setVcpu(file: VcpuFile, user: Argument): number {
   if (!asks(user, VCPU_TSC_CTRL, VCPU_TSC_OFFSET)) return -ENXIO;
   const source = user.pointer(loadNumber64(user.bytes, user.at + addr));
   if (!source.readable(8)) return -EFAULT;
-  (file.vcpu.arch as X86Vcpu).setTscOffset(load64(source.bytes, source.at));
+  const vcpu = file.vcpu.arch as X86Vcpu;
+  vcpu.vm.tscSync.setOffset(vcpu, load64(source.bytes, source.at));
   return 0;
 }
 

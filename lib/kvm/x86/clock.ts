@@ -84,7 +84,7 @@ function setClock(file: VmFile, user: Argument): number {
   const { clock } = vm.arch as X86Vm;
   const data = KvmClockData.at(user.bytes, user.at);
   if ((data.flags & ~MASTER_CLOCK) !== 0) return -EINVAL;
-  clock.master = vm.vcpus.length !== 0;
+  clock.master = (vm.arch as X86Vm).tscSync.agrees(vm.vcpus.length);
   const elapsed = clock.realtime - data.realtime;
   clock.now = data.clock + ((data.flags & KVM_CLOCK_REALTIME) !== 0 && elapsed > 0n ? elapsed : 0n);
   return 0;

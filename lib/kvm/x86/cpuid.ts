@@ -100,6 +100,21 @@ export class Cpuid {
     return entry === undefined ? 36 : load32(entry, EAX) & 0xff;
   }
 
+  /** KVM_FEATURE_* that KVM's own leaf offers, behind the signature "KVMKVMKVM" */
+  get paravirtualFeatures(): number {
+    for (let base = 0x4000_0000; base < 0x4001_0000; base += 0x100) {
+      const signature = this.find(base);
+      if (signature === undefined) continue;
+      if (
+        load32(signature, EBX) === 0x4b4d_564b &&
+        load32(signature, ECX) === 0x564b_4d56 &&
+        load32(signature, EDX) === 0x4d
+      )
+        return this.register(base + 1, ANY_INDEX, EAX);
+    }
+    return 0;
+  }
+
   /** XSAVE components that leaf 0xd.0 offers */
   get xcr0(): number {
     return this.register(LEAF_XSAVE, 0, EAX);

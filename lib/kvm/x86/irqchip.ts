@@ -328,9 +328,9 @@ function setIrqchip(file: VmFile, user: Argument): number {
     for (; pending !== 0; pending &= pending - 1)
       irqchip.ioapicSends(ioapic.inject(31 - Math.clz32(pending & -pending)));
     irqchip.restoreRtc();
-    return 0;
-  }
-  (chip === KVM_IRQCHIP_PIC_MASTER ? irqchip.pic!.master : irqchip.pic!.slave).loadFrom(user.bytes, at);
+  } else
+    (chip === KVM_IRQCHIP_PIC_MASTER ? irqchip.pic!.master : irqchip.pic!.slave).loadFrom(user.bytes, at);
+  // whichever chip it was: an edge that the slave's output held back comes now
   irqchip.pic!.update();
   irqchip.picChanged();
   return 0;

@@ -78,7 +78,7 @@ const apicBase: MsrRule = {
 const tsc: MsrRule = {
   read: (vcpu) => BigInt.asUintN(64, hostTsc(vcpu.vcpu.vm.host) + vcpu.tscOffset),
   write(vcpu, _index, value) {
-    vcpu.setTscOffset(value - hostTsc(vcpu.vcpu.vm.host));
+    vcpu.vm.tscSync.synchronize(vcpu, value);
     return true;
   },
 };
@@ -225,6 +225,16 @@ const pvEoi = stored(0n, (value, vcpu) => {
   return (value & 1n) === 0n || hasMemory(vcpu, value & ~3n, 1);
 });
 
+/** Where CPUID is enforced (KVM_CAP_ENFORCE_PV_FEATURE_CPUID), only with KVM_FEATURE_* number `bit`. */
+const whereOffered = (bit: number, rule: MsrRule): MsrRule => {
+  const refused = (vcpu: X86Vcpu): boolean =>
+    vcpu.enforcesPvCpuid && ((vcpu.cpuid.paravirtualFeatures >>> bit) & 1) === 0;
+  return {
+    read: (vcpu, index) => (refused(vcpu) ? undefined : rule.read(vcpu, index)),
+    write: (vcpu, index, value) => !refused(vcpu) && rule.write(vcpu, index, value),
+  };
+};
+
 /** HWCR: bits 3, 6 and 8 are dropped, 18 and 24 kept. */
 const hwcr: MsrRule = {
   read: (vcpu, index) => vcpu.msrs.values.get(index) ?? 0n,
@@ -255,8 +265,8 @@ type Row = readonly [first: number, last: number, rule: MsrRule];
 const rows: readonly Row[] = [
   [0x0, 0x1, constant()],                                      // P5_MC_ADDR, P5_MC_TYPE
   [0x10, 0x10, tsc],
-  [0x11, 0x11, wallClock],                                     // KVM_WALL_CLOCK, old number
-  [0x12, 0x12, systemTime],                                    // KVM_SYSTEM_TIME, old number
+  [0x11, 0x11, whereOffered(0, wallClock)],                          // KVM_WALL_CLOCK, old number
+  [0x12, 0x12, whereOffered(0, systemTime)],                          // KVM_SYSTEM_TIME, old number
   [0x17, 0x17, constant()],                                    // PLATFORM_ID
   [0x1b, 0x1b, apicBase],
   [0x2a, 0x2a, constant()],                                    // EBL_CR_POWERON
@@ -306,14 +316,14 @@ const rows: readonly Row[] = [
   [0x6e0, 0x6e0, tscDeadline],
   [0x800, 0x8ff, x2apic],
   [0xda0, 0xda0, constant()],                                  // XSS
-  [0x4b56_4d00, 0x4b56_4d00, wallClock],                       // KVM_WALL_CLOCK
-  [0x4b56_4d01, 0x4b56_4d01, systemTime],
-  [0x4b56_4d02, 0x4b56_4d02, asyncPfEnable],
-  [0x4b56_4d03, 0x4b56_4d03, stored(0n, without(0x3en))],      // KVM_STEAL_TIME
-  [0x4b56_4d04, 0x4b56_4d04, pvEoi],
-  [0x4b56_4d05, 0x4b56_4d05, stored(1n, without(~1n & ALL))],  // KVM_POLL_CONTROL
-  [0x4b56_4d06, 0x4b56_4d06, whereCpuid(hasLapic, stored(0n, low(8)), constant())], // KVM_ASYNC_PF_INT
-  [0x4b56_4d07, 0x4b56_4d07, ignored()],                       // KVM_ASYNC_PF_ACK
+  [0x4b56_4d00, 0x4b56_4d00, whereOffered(3, wallClock)],      // KVM_WALL_CLOCK
+  [0x4b56_4d01, 0x4b56_4d01, whereOffered(3, systemTime)],
+  [0x4b56_4d02, 0x4b56_4d02, whereOffered(4, asyncPfEnable)],
+  [0x4b56_4d03, 0x4b56_4d03, whereOffered(5, stored(0n, without(0x3en)))],      // KVM_STEAL_TIME
+  [0x4b56_4d04, 0x4b56_4d04, whereOffered(6, pvEoi)],
+  [0x4b56_4d05, 0x4b56_4d05, whereOffered(12, stored(1n, without(~1n & ALL)))],  // KVM_POLL_CONTROL
+  [0x4b56_4d06, 0x4b56_4d06, whereOffered(14, whereCpuid(hasLapic, stored(0n, low(8)), constant()))], // KVM_ASYNC_PF_INT
+  [0x4b56_4d07, 0x4b56_4d07, whereOffered(4, ignored())],                       // KVM_ASYNC_PF_ACK
   [0x4b56_4d10, 0x4b56_4d10, constant(0x400n)],                // pvm's own, read only
   [0x4b56_4d11, 0x4b56_4d11, constant(0x4d_5650n)],            // "PVM"
   [0x4b56_4d12, 0x4b56_4d12, constant(0x1ffn)],

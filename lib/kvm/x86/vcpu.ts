@@ -4,7 +4,6 @@ import { Lapic } from "../../hardware/lapic.ts";
 import type { VcpuArch } from "../arch.ts";
 import type { Vcpu } from "../vcpu.ts";
 import { enableVcpuCap } from "./capabilities.ts";
-import { hostTsc } from "./clock.ts";
 import { Cpuid } from "./cpuid.ts";
 import { DebugRegisters } from "./debug.ts";
 import { Events } from "./events.ts";
@@ -38,6 +37,8 @@ export class X86Vcpu implements VcpuArch {
   tscKhz: number;
   /** what the guest's TSC is ahead of the host's, modulo 2^64 */
   tscOffset = 0n;
+  /** see TscSync */
+  tscGeneration = 0;
   /** KVM_RUN has been entered: CPUID does not change any more */
   hasRun = false;
   /** paravirtual features only where CPUID shows them (KVM_CAP_ENFORCE_PV_FEATURE_CPUID) */
@@ -55,7 +56,6 @@ export class X86Vcpu implements VcpuArch {
     this.vcpu = vcpu;
     this.mpState = vm.irqchipMode === "none" || vcpu.id === vm.bootCpuId ? RUNNABLE : UNINITIALIZED;
     this.tscKhz = vm.tscKhz;
-    this.setTscOffset(-hostTsc(vm.vm.host));
     this.msrs = new Msrs(this);
     this.registers = new Registers(this);
     if (vm.irqchip !== undefined) {
@@ -66,6 +66,7 @@ export class X86Vcpu implements VcpuArch {
 
   /** It takes part in the delivery of interrupts from now on. */
   online(): void {
+    this.vm.tscSync.synchronize(this);
     if (this.lapic !== undefined) this.vm.irqchip!.bus.add(this.lapic);
   }
 

@@ -15,6 +15,7 @@ import { hostTscKhz, KvmClock } from "./clock.ts";
 import type { MsrFilter } from "./filters.ts";
 import type { Irqchip } from "./irqchip.ts";
 import type { KvmPit } from "./pit.ts";
+import { TscSync } from "./tsc-sync.ts";
 
 /** Guest physical addresses that a slot may reach, in frames: 52 bits at most. */
 const MAX_FRAMES = 2 ** 40;
@@ -35,6 +36,7 @@ export class X86Vm implements VmArch {
   hasMmuPages = false;
   /** MSR_KVM_WALL_CLOCK: where the guest wants the time of its start */
   wallClock = 0n;
+  readonly tscSync = new TscSync();
   msrFilter: MsrFilter | undefined;
   pmuEventFilter: { action: number; flags: number; events: readonly bigint[] } | undefined;
   #irqchip: Irqchip | undefined;

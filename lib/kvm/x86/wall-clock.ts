@@ -13,35 +13,40 @@ const NANOSECONDS = 1_000_000_000n;
 /** Writes the time of the guest's start to a guest physical address; nothing at 0, and where no memory is. */
 export function writeWallClock(vm: Vm, address: number): void {
   if (address === 0) return;
-  const user = vm.slots.userAddress(address);
-  const old = user < 0 ? undefined : vm.mm.copyIn(user, 4);
-  if (old === undefined) return;
-  const version = load32(old, 0);
-  const writing = version + (version & 1) + 1;
   const bytes = new Uint8Array(12);
+  if (!access(vm, address, bytes.subarray(0, 4), false)) return;
+  const version = load32(bytes, 0);
+  const writing = version + (version & 1) + 1;
   store32(bytes, 0, writing);
-  if (!writeGuest(vm, address, bytes.subarray(0, 4))) return;
+  if (!access(vm, address, bytes.subarray(0, 4), true)) return;
   const { clock } = vm.arch as X86Vm;
   const started = clock.realtime - clock.now;
   store32(bytes, 4, Number((started / NANOSECONDS) & 0xffff_ffffn));
   store32(bytes, 8, Number(started % NANOSECONDS));
-  writeGuest(vm, address, bytes);
+  access(vm, address, bytes, true);
   store32(bytes, 0, writing + 1);
-  writeGuest(vm, address, bytes.subarray(0, 4));
+  access(vm, address, bytes.subarray(0, 4), true);
 }
 
-/** Page by page, as kvm_write_guest: false at the first that cannot be written. */
-function writeGuest(vm: Vm, address: number, bytes: Uint8Array): boolean {
+/** Copies page by page, as kvm_read_guest and kvm_write_guest: false at the first page that is not there. */
+function access(vm: Vm, address: number, bytes: Uint8Array, writing: boolean): boolean {
   const { slots } = vm;
   for (let done = 0; done < bytes.length; ) {
     const at = address + done;
-    const part = Math.min(bytes.length - done, slots.pageSize - (at % slots.pageSize));
+    const part = bytes.subarray(done, done + slots.pageSize - (at % slots.pageSize));
     const frame = Math.floor(at / slots.pageSize);
     const slot = slots.find(frame);
-    if (slot === undefined || (slot.flags & KVM_MEM_READONLY) !== 0) return false;
-    if (!vm.mm.copyOut(slots.userAddress(at), bytes.subarray(done, done + part))) return false;
-    slots.markDirty(frame);
-    done += part;
+    if (slot === undefined) return false;
+    if (writing) {
+      if ((slot.flags & KVM_MEM_READONLY) !== 0) return false;
+      if (!vm.mm.copyOut(slots.userAddress(at), part)) return false;
+      slots.markDirty(frame);
+    } else {
+      const read = vm.mm.copyIn(slots.userAddress(at), part.length);
+      if (read === null) return false;
+      part.set(read);
+    }
+    done += part.length;
   }
   return true;
 }
