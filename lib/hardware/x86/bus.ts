@@ -3,9 +3,6 @@
  * the processor implements it; the processor knows nothing else.
  */
 
-/** An access that nobody took: it becomes an exit. */
-export const TO_USER = false;
-
 export interface Bus {
   /** the bytes of the frame that `page` found, and where it starts in them */
   bytes: Uint8Array;
@@ -30,6 +27,8 @@ export interface Bus {
   writeMsr(index: number, value: bigint): number | typeof MSR_EXIT;
   readTsc(): bigint;
   readPmc(index: number): bigint | undefined;
+  /** the registers of the FPU and SSE, in the layout of XSAVE */
+  fpuArea(): Uint8Array;
   /** task priority, where a local APIC in the kernel has it; else the register of the state is used */
   readCr8(): number;
   writeCr8(value: number): void;

@@ -4,7 +4,7 @@
  *
  * The subset: 16-bit real mode, 16- and 32-bit protected mode, 64-bit and compatibility mode; integer instructions as
  * the execute files list them. Missing: virtual-8086 mode, task switches and call gates, x87, MMX, SSE and what came
- * after. What is missing stops with UNHANDLED, never silently.
+ * after, moves of whole registers excepted. What is missing stops with UNHANDLED, never silently.
  *
  * `step` runs one instruction, or one round of a repeated one. An instruction that stops (see memory.ts) leaves
  * registers and flags as they were: nothing is written to a register once `stop` is set, and flags and RSP, which
@@ -28,6 +28,7 @@ import {
   RBP,
   RBX,
   RDI,
+  RF,
   RFLAGS,
   RIP,
   RSI,
@@ -166,6 +167,7 @@ export class Cpu {
     this.#mode();
     this.rip = this.start = this.#readRip();
     this.#startFetch();
+    if ((this.#savedFlags & RF) !== 0) r32[2 * RFLAGS] &= ~RF;
     if (memory.stop === RUNNING) this.#decode();
     if (memory.stop !== RUNNING) {
       r32[2 * RFLAGS] = this.#savedFlags;
@@ -174,6 +176,8 @@ export class Cpu {
       return memory.stop;
     }
     memory.logCount = 0;
+    // RF: a repeated instruction that is left and taken up again is not trapped a second time
+    if (this.again) r32[2 * RFLAGS] |= RF;
     this.#writeRip(this.again ? this.start : this.rip);
     this.state.shadow = this.shadow;
     return RUNNING;
@@ -210,7 +214,7 @@ export class Cpu {
 
   /** A round of a repeated instruction is over: what comes after does not undo it. */
   endRound(): void {
-    this.#savedFlags = this.r32[2 * RFLAGS];
+    this.#savedFlags = this.r32[2 * RFLAGS] | RF;
     this.memory.logCount = 0;
     this.memory.logAt = 0;
   }
@@ -386,7 +390,8 @@ export class Cpu {
         case 0x2e:
         case 0x36:
         case 0x3e:
-          if (!this.long) this.segmentOverride = (byte >> 3) & 3;
+          // 64-bit mode ignores them; Linux's emulator minds them when it names a fault
+          if (!this.long || this.options.emulated) this.segmentOverride = (byte >> 3) & 3;
           break;
         case 0x64:
           this.segmentOverride = FS;
@@ -597,7 +602,7 @@ export class Cpu {
     else if (access === WRITE && (s.type & (this.protectedMode ? 10 : 2)) !== 2) good = false;
     else if (access === READ && (s.type & 10) === 8) good = false;
     else if ((s.type & 12) === 4) good = lo > s.limit && last <= (s.db !== 0 ? 0xffff_ffff : 0xffff);
-    else good = last <= s.limit;
+    else good = last <= s.limit || s.limit === 0xffff_ffff;
     if (!good) {
       memory.raise(segment === SS ? SS_FAULT : GP, 0);
       return 0;
@@ -769,15 +774,22 @@ export class Cpu {
     return this.memory.stop !== RUNNING;
   }
 
+  /** Near branches of 64-bit mode have 64-bit operands, whatever the prefixes say. */
+  nearBranch(): void {
+    if (this.long) this.osize = 8;
+  }
+
+  /** The segment register that ModRM names: REX.R does not count, except for Linux's emulator. */
+  get segmentNumber(): number {
+    return this.options.emulated ? this.reg : this.reg & 7;
+  }
+
   /** A near jump: the target is cut to the operand size; in 64-bit mode it has to be canonical. */
   jumpNear(target: number): void {
     if (this.long) {
-      if (this.operandPrefix && this.osize === 2) this.rip = target & 0xffff;
-      else {
-        const hi = Math.floor(target / 2 ** 32);
-        if ((hi << 16) >> 16 !== hi) this.memory.raise(GP, 0);
-        else this.rip = target;
-      }
+      const hi = Math.floor(target / 2 ** 32);
+      if ((hi << 16) >> 16 !== hi) this.memory.raise(GP, 0);
+      else this.rip = target;
     } else this.rip = this.osize === 2 ? target & 0xffff : target >>> 0;
   }
 

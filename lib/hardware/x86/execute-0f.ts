@@ -1,6 +1,6 @@
 /**
  * The instructions of two bytes, 0F first (Intel SDM volume 2, appendix A, table A-3). Missing: LAR, LSL, VERR, VERW, RDRAND,
- * RDSEED, and everything with vector registers.
+ * RDSEED, and of the vector registers everything but moves.
  */
 import { maskOf, signed } from "./alu.ts";
 import type { Cpu } from "./cpu.ts";
@@ -25,11 +25,13 @@ import {
   writeMsr,
 } from "./system.ts";
 import { loadSystemSegment } from "./transfer.ts";
+import { moveVector, saveState } from "./vector.ts";
 
 /** Runs an instruction whose second byte is `opcode`. */
 export function executeTwoByte(cpu: Cpu, opcode: number): void {
   cpu.opcode = 0x100 | opcode;
   if (opcode >= 0x80 && opcode < 0x90) {
+    cpu.nearBranch();
     const displacement = cpu.fetchImmediate(cpu.osize === 2 ? 2 : 4);
     cpu.endFetch();
     if (condition(cpu.flags, opcode & 15)) cpu.jumpNear(cpu.rip + displacement);
@@ -58,17 +60,35 @@ export function executeTwoByte(cpu: Cpu, opcode: number): void {
     case 0x09:
       return flushCaches(cpu);
     case 0x0b:
+      return cpu.invalid();
     case 0xb9:
     case 0xff:
-      return cpu.invalid();
-    case 0x0d:
-    case 0x18:
+      return cpu.notThere();
+    case 0xaa:
+      // RSM outside of system management mode
+      cpu.endFetch();
+      return cpu.undefinedOpcode();
     case 0x19:
     case 0x1c:
     case 0x1d:
+      hint(cpu);
+      if (cpu.mod === 3 && cpu.options.emulated) cpu.memory.unhandled();
+      return;
     case 0x1e:
+      return cpu.options.emulated ? cpu.memory.unhandled() : hint(cpu);
+    case 0x0d:
+    case 0x18:
     case 0x1f:
       return hint(cpu);
+    case 0x10:
+    case 0x11:
+    case 0x28:
+    case 0x29:
+    case 0x2b:
+    case 0x6f:
+    case 0x7f:
+    case 0xe7:
+      return moveVector(cpu, opcode);
     case 0x20:
     case 0x22:
       return moveControl(cpu, opcode === 0x22);
@@ -402,11 +422,12 @@ function compareExchange16(cpu: Cpu): void {
   cpu.flags &= ~ZF;
 }
 
-/** Fences, and CLFLUSH. */
+/** FXSAVE, FXRSTOR, fences, and CLFLUSH. */
 function groupFifteen(cpu: Cpu): void {
   cpu.fetchModrm();
   cpu.endFetch();
   const operation = (cpu.modrm >> 3) & 7;
+  if (cpu.mod !== 3 && operation < 2 && cpu.repeat === 0) return saveState(cpu, operation === 1);
   if (cpu.mod === 3 && operation >= 5 && !cpu.options.emulated) return;
   if (cpu.mod !== 3 && operation === 7) return;
   cpu.memory.unhandled();

@@ -42,6 +42,7 @@ import {
 import { cmps, ins, lods, movs, outs, portIn, portOut, scas, stos } from "./strings.ts";
 import { halt } from "./system.ts";
 import { callFar, interruptReturn, jumpFar, loadSegment, returnFar, softwareInterrupt } from "./transfer.ts";
+import { floatingPoint } from "./vector.ts";
 
 /** What POPF and IRET may change. */
 export const POPF_FLAGS = CF | PF | AF | ZF | SF | TF | IF | DF | OF | IOPL | NT | RF | AC | ID;
@@ -81,6 +82,7 @@ export function condition(flags: number, number: number): boolean {
 export function execute(cpu: Cpu, opcode: number): void {
   if (opcode < 0x40 && (opcode & 7) < 6) return arithmetic(cpu, opcode);
   if (opcode >= 0x70 && opcode < 0x80) {
+    cpu.nearBranch();
     const displacement = cpu.fetchSigned8();
     cpu.endFetch();
     if (condition(cpu.flags, opcode & 15)) cpu.jumpNear(cpu.rip + displacement);
@@ -168,7 +170,7 @@ export function execute(cpu: Cpu, opcode: number): void {
     case 0x8c: {
       cpu.fetchModrm();
       cpu.endFetch();
-      const segment = (cpu.modrm >> 3) & 7;
+      const segment = cpu.segmentNumber;
       if (segment > 5) return cpu.undefinedOpcode();
       const { selector } = cpu.segments[segment];
       return cpu.mod === 3 && cpu.osize === 8
@@ -180,7 +182,7 @@ export function execute(cpu: Cpu, opcode: number): void {
     case 0x8e: {
       cpu.fetchModrm();
       cpu.endFetch();
-      const segment = (cpu.modrm >> 3) & 7;
+      const segment = cpu.segmentNumber;
       const selector = cpu.getRm(2);
       if (segment === CS || segment > 5) return cpu.undefinedOpcode();
       if (cpu.stopped) return;
@@ -353,6 +355,10 @@ export function execute(cpu: Cpu, opcode: number): void {
       const value = cpu.readAt(segment, cut, hi, 1);
       return cpu.setRegister(1, RAX, value);
     }
+    case 0xd9:
+    case 0xdb:
+    case 0xdd:
+      return floatingPoint(cpu, opcode);
     case 0xe0:
     case 0xe1:
     case 0xe2:
@@ -371,6 +377,7 @@ export function execute(cpu: Cpu, opcode: number): void {
       return portOut(cpu, port, width === 8 ? 4 : width);
     }
     case 0xe8: {
+      cpu.nearBranch();
       const displacement = cpu.fetchImmediate(cpu.osize === 2 ? 2 : 4);
       cpu.endFetch();
       const back = cpu.rip;
@@ -378,11 +385,13 @@ export function execute(cpu: Cpu, opcode: number): void {
       return cpu.push(cpu.stackSize, back);
     }
     case 0xe9: {
+      cpu.nearBranch();
       const displacement = cpu.fetchImmediate(cpu.osize === 2 ? 2 : 4);
       cpu.endFetch();
       return cpu.jumpNear(cpu.rip + displacement);
     }
     case 0xeb: {
+      cpu.nearBranch();
       const displacement = cpu.fetchSigned8();
       cpu.endFetch();
       return cpu.jumpNear(cpu.rip + displacement);
@@ -621,6 +630,7 @@ function groupFive(cpu: Cpu, width: number): void {
   switch (operation) {
     case 2:
     case 4: {
+      cpu.nearBranch();
       const target = cpu.stackSize === 8 ? canonical(cpu.getRm64()) : cpu.getRm(cpu.osize);
       if (cpu.stopped) return;
       const back = cpu.rip;
@@ -912,6 +922,7 @@ function leave(cpu: Cpu): void {
 }
 
 function returnNear(cpu: Cpu, extra: number): void {
+  cpu.nearBranch();
   cpu.endFetch();
   const size = cpu.stackSize;
   const target = size === 8 ? canonical(cpu.pop64()) : cpu.pop(size);
@@ -922,6 +933,7 @@ function returnNear(cpu: Cpu, extra: number): void {
 
 /** LOOPNE, LOOPE, LOOP, JCXZ: the counter has the address size. */
 function loop(cpu: Cpu, opcode: number): void {
+  cpu.nearBranch();
   const displacement = cpu.fetchSigned8();
   cpu.endFetch();
   const { asize } = cpu;

@@ -149,8 +149,9 @@ export class Memory {
     if (this.stop === EXCEPTION && this.vector === PAGE_FAULT) this.errorCode |= PF_WRITE;
   }
 
+  /** It is outside of what is known, whatever its prefixes. */
   unhandled(): void {
-    if (this.stop === RUNNING) this.stop = UNHANDLED;
+    if (this.stop === RUNNING || (this.stop === EXCEPTION && this.vector === UD)) this.stop = UNHANDLED;
   }
 
   shutDown(): void {
@@ -258,7 +259,7 @@ export class Memory {
   readBytes(linear: number, length: number, user: number): boolean {
     for (let done = 0; done < length; ) {
       if (this.stop !== RUNNING) return false;
-      const at = linear + done;
+      const at = this.#wrapped(linear + done);
       const part = Math.min(length - done, 4096 - (at & 4095));
       const physical = this.translate(at, READ, user);
       if (physical < 0) return false;
@@ -272,7 +273,16 @@ export class Memory {
     return true;
   }
 
+  /** Outside of long mode an access beyond the last address goes on at 0. */
+  #wrapped(linear: number): number {
+    return linear >= 2 ** 32 && !this.state.longMode ? linear - 2 ** 32 : linear;
+  }
+
+  /** A device sees 8 bytes at once, at most. */
   #readDevice(physical: number, length: number, at: number): boolean {
+    if (length > 8) {
+      return this.#readDevice(physical, 8, at) && this.#readDevice(physical + 8, length - 8, at + 8);
+    }
     const answer = this.takeAnswer();
     if (answer >= 0) {
       for (let i = 0; i < length; i++) this.data[at + i] = this.log[answer + i];
@@ -287,10 +297,16 @@ export class Memory {
     return true;
   }
 
+  /** Up to 16 bytes from elsewhere. */
+  writeBytes(linear: number, from: Uint8Array, at: number, length: number, user: number): void {
+    for (let i = 0; i < length; i++) this.data[i] = from[at + i];
+    this.#writeParts(linear, length, user);
+  }
+
   #writeParts(linear: number, length: number, user: number): void {
     for (let done = 0; done < length; ) {
       if (this.stop !== RUNNING) return;
-      const at = linear + done;
+      const at = this.#wrapped(linear + done);
       const part = Math.min(length - done, 4096 - (at & 4095));
       const physical = this.translate(at, WRITE, user);
       if (physical < 0) return;
@@ -300,9 +316,15 @@ export class Memory {
         // what a table says counts at once, as where KVM shadows it
         if (this.#tables.has(Math.floor(physical / 4096))) this.flush();
         else this.#remember(WRITE, at, user);
-      } else if (!this.bus.writeMmio(physical, part, this.data, done)) this.post(physical, part, done, false);
+      } else this.#writeDevice(physical, part, done);
       done += part;
     }
+  }
+
+  #writeDevice(physical: number, length: number, at: number): void {
+    const first = Math.min(length, 8);
+    if (!this.bus.writeMmio(physical, first, this.data, at)) this.post(physical, first, at, false);
+    if (length > first) this.#writeDevice(physical + first, length - first, at + first);
   }
 
   /** Queues a write for user space, of bytes of `data`. */

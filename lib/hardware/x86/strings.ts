@@ -161,9 +161,10 @@ function writePort(cpu: Cpu, port: number, width: number, value: number): void {
 
 export function portIn(cpu: Cpu, port: number, width: number): void {
   if (cpu.stopped || !portAllowed(cpu, port, width)) return;
-  const value = readPort(cpu, port, width, 1);
+  // KVM's emulator reads ahead for a prefix that means nothing here, and forgets all but the first
+  const value = readPort(cpu, port, width, cpu.options.emulated ? ahead(cpu, width, 1) : 1);
   if (cpu.stopped) return;
-  cpu.portAt += width;
+  cpu.portAt = cpu.portEnd = 0;
   cpu.setRegister(width, RAX, value);
 }
 
@@ -179,7 +180,7 @@ export function portOut(cpu: Cpu, port: number, width: number): void {
 function ahead(cpu: Cpu, width: number, step: number): number {
   if (cpu.repeat === 0) return 1;
   const offset = cpu.r32[2 * RDI] & 4095;
-  const inPage = step < 0 ? offset : 4096 - offset;
+  const inPage = step < 0 || (cpu.flags & DF) !== 0 ? offset : 4096 - offset;
   const left = cpu.asize === 2 ? cpu.r16[4 * RCX] : cpu.asize === 4 ? cpu.r32[2 * RCX] : Number(cpu.r64[RCX]);
   return Math.max(1, Math.min(inPage, Math.floor(cpu.portBuffer.length / width), left));
 }

@@ -446,6 +446,7 @@ export function systemReturn(cpu: Cpu): void {
 export function systemEnter(cpu: Cpu): void {
   cpu.endFetch();
   const { c32, c64 } = cpu.state;
+  if (cpu.long && cpu.options.emulated) return cpu.memory.unhandled();
   if (!cpu.protectedMode || (c32[2 * SYSENTER_CS] & 0xfffc) === 0) return cpu.fault(GP, 0);
   if (cpu.stopped) return;
   const long = cpu.state.longMode;

@@ -416,6 +416,10 @@ function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, 
   if (long) enterLongStack(cpu, hi & 7, inner, newCpl);
   else if (inner) enterInnerStack(cpu, newCpl);
   if (cpu.stopped) return;
+  const stack = cpu.segments[SS];
+  const { db } = stack;
+  // pvm pushes by the whole of ESP, whatever the size of the stack (recorded)
+  if (cpu.options.emulated && source !== "software") stack.db = 1;
   const user = cpu.user;
   cpu.user = newCpl === 3 ? 1 : 0;
   if (long || inner) {
@@ -428,6 +432,7 @@ function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, 
   cpu.push(width, back);
   if (errorCode >= 0) cpu.push(width, errorCode);
   cpu.user = user;
+  stack.db = db;
   refuseDevice(cpu, source);
   if (cpu.stopped) return;
   descriptorLo = codeLo;
@@ -435,7 +440,9 @@ function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, 
   descriptorAt = codeAt;
   enterCode(cpu, selector, newCpl, long ? (top | 0) * 2 ** 32 + target : target);
   if (cpu.stopped) return;
-  cpu.flags = flags & ~(TF | NT | RF | VM | ((type & 1) === 0 ? IF : 0));
+  // pvm clears AC too (recorded)
+  const alignment = cpu.options.emulated && source !== "software" ? AC : 0;
+  cpu.flags = flags & ~(TF | NT | RF | VM | alignment | ((type & 1) === 0 ? IF : 0));
 }
 
 /** 64-bit mode: the stack of IST, of an inner level, or the present one, aligned to 16. */
@@ -507,7 +514,11 @@ export function interruptReturn(cpu: Cpu): void {
   const flags = size === 8 ? Number(cpu.peek64(16) & 0xffff_ffffn) : cpu.peek(size, 2 * size);
   if (cpu.stopped) return;
   if (size >= 4 && (flags & VM) !== 0 && cpu.cpl === 0 && !longActive(cpu)) return cpu.memory.unhandled();
-  if (!checkReturn(cpu, selector)) return;
+  if (!checkReturn(cpu, selector)) {
+    // pvm, which does it in the emulator's place, does not say which selector it was
+    if (cpu.refused && cpu.osize !== 8) cpu.memory.errorCode = 0;
+    return;
+  }
   const rpl = selector & 3;
   const mask = writableFlags(cpu) & (size === 2 ? 0xffff : 0xffff_ffff);
   const { cpl } = cpu;

@@ -597,6 +597,7 @@ export class Runner {
       kind = "exception";
     }
     events.tripleFault = true;
+    cpu.state.shadow = 0;
     return false;
   }
 }

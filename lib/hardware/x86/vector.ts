@@ -1,0 +1,136 @@
+/**
+ * The little of the FPU and the vector registers that firmware and memory copies need: FNSTCW, FNSTSW, FNINIT, FLDCW, and
+ * FXSAVE, FXRSTOR, moves of MMX and XMM registers to and from memory (those that arch/x86/kvm/emulate.c knows, 6.1). The registers are
+ * the bytes of an FXSAVE area: FCW u16 @0, FSW u16 @2, FTW u8 @4, MXCSR u32 @24, ST0… @32, XMM0… @160; which components
+ * are in use stands at 512.
+ */
+import type { Cpu } from "./cpu.ts";
+import { GP, NM, NO_CODE, READ, UD, WRITE } from "./memory.ts";
+import { CR0, CR0_EM, CR0_TS, CR4, CR4_OSFXSR } from "./state.ts";
+
+const FCW = 0;
+const FSW = 2;
+const FTW = 4;
+const ST = 32;
+const XMM = 160;
+const IN_USE = 512;
+const RESET_FCW = 0x37f;
+const X87 = 1;
+const SSE = 2;
+
+/** D9, DB, DD */
+export function floatingPoint(cpu: Cpu, opcode: number): void {
+  cpu.fetchModrm();
+  const { modrm } = cpu;
+  const operation = (modrm >> 3) & 7;
+  const stores = cpu.mod !== 3 && operation === 7 && opcode !== 0xdb;
+  const initialises = opcode === 0xdb && modrm === 0xe3;
+  if (!stores && !initialises) return cpu.memory.unhandled();
+  cpu.endFetch();
+  if ((cpu.state.c32[2 * CR0] & (CR0_TS | CR0_EM)) !== 0) return cpu.fault(NM, NO_CODE);
+  if (cpu.stopped) return;
+  const area = cpu.bus.fpuArea();
+  if (initialises) {
+    area[FCW] = RESET_FCW & 0xff;
+    area[FCW + 1] = RESET_FCW >> 8;
+    area[FSW] = area[FSW + 1] = area[FTW] = 0;
+    area[IN_USE] |= X87;
+    return;
+  }
+  const at = opcode === 0xd9 ? FCW : FSW;
+  cpu.setRm(2, area[at] | (area[at + 1] << 8));
+}
+
+/** Whether SSE instructions may be used; raises #UD or #NM. */
+function usable(cpu: Cpu): boolean {
+  const { c32 } = cpu.state;
+  if ((c32[2 * CR0] & CR0_EM) !== 0 || (c32[2 * CR4] & CR4_OSFXSR) === 0) cpu.fault(UD, NO_CODE);
+  else if ((c32[2 * CR0] & CR0_TS) !== 0) cpu.fault(NM, NO_CODE);
+  return !cpu.stopped;
+}
+
+/** 0F 10, 11, 28, 29, 2B, 6F, 7F, E7: whole registers to and from memory. */
+export function moveVector(cpu: Cpu, opcode: number): void {
+  cpu.fetchModrm();
+  const doubled = cpu.operandPrefix;
+  const repeated = cpu.repeat === 0xf3;
+  let aligned = opcode === 0x28 || opcode === 0x29 || opcode === 0x2b || opcode === 0xe7;
+  if ((opcode === 0x6f || opcode === 0x7f) && !doubled && cpu.repeat === 0)
+    return moveMmx(cpu, opcode === 0x6f);
+  const known =
+    opcode === 0x6f || opcode === 0x7f
+      ? doubled !== repeated && cpu.repeat !== 0xf2
+      : cpu.repeat === 0 && (opcode !== 0xe7 || doubled);
+  if (!known || ((opcode === 0x2b || opcode === 0xe7) && cpu.mod === 3)) return cpu.memory.unhandled();
+  if (opcode === 0x6f || opcode === 0x7f) aligned = doubled;
+  cpu.endFetch();
+  if (!usable(cpu)) return;
+  const toRegister = opcode === 0x10 || opcode === 0x28 || opcode === 0x6f;
+  const area = cpu.bus.fpuArea();
+  area[IN_USE] |= SSE;
+  const register = XMM + 16 * cpu.reg;
+  if (cpu.mod === 3) {
+    const other = XMM + 16 * cpu.rm;
+    if (toRegister) area.copyWithin(register, other, other + 16);
+    else area.copyWithin(other, register, register + 16);
+    return;
+  }
+  const address = cpu.linear(cpu.eaSegment, cpu.eaLo, cpu.eaHi, 16, toRegister ? READ : WRITE);
+  if (aligned && (address & 15) !== 0) return cpu.fault(GP, 0);
+  if (cpu.stopped) return;
+  const { memory } = cpu;
+  if (!toRegister) return memory.writeBytes(address, area, register, 16, cpu.user);
+  if (memory.readBytes(address, 16, cpu.user)) area.set(memory.data, register);
+}
+
+/** 0F 6F, 7F without a prefix: an MMX register, which is the low half of an x87 register. */
+function moveMmx(cpu: Cpu, toRegister: boolean): void {
+  cpu.endFetch();
+  const { c32 } = cpu.state;
+  if ((c32[2 * CR0] & CR0_EM) !== 0) return cpu.undefinedOpcode();
+  if ((c32[2 * CR0] & CR0_TS) !== 0) return cpu.fault(NM, NO_CODE);
+  if (cpu.stopped) return;
+  const area = cpu.bus.fpuArea();
+  const register = ST + 16 * (cpu.reg & 7);
+  const { memory } = cpu;
+  let changed = register;
+  if (cpu.mod === 3) {
+    const other = ST + 16 * (cpu.rm & 7);
+    changed = toRegister ? register : other;
+    area.copyWithin(changed, toRegister ? other : register, (toRegister ? other : register) + 8);
+  } else {
+    const access = toRegister ? READ : WRITE;
+    const address = cpu.linear(cpu.eaSegment, cpu.eaLo, cpu.eaHi, 8, access);
+    if (cpu.stopped) return;
+    if (!toRegister) return memory.writeBytes(address, area, register, 8, cpu.user);
+    if (!memory.readBytes(address, 8, cpu.user)) return;
+    area.set(memory.data.subarray(0, 8), register);
+  }
+  // exponent and sign of what MMX writes are ones, every register is in use
+  area[changed + 8] = area[changed + 9] = 0xff;
+  area[FTW] = 0xff;
+  area[IN_USE] |= X87;
+}
+
+const SAVED = 416;
+const SAVED_WITHOUT_LONG = 288;
+const FXSR = 1 << 24;
+const leaf = new Uint32Array(4);
+
+/** FXSAVE and FXRSTOR, for processors whose CPUID has them: 512 bytes, of which the last 96 are not touched. */
+export function saveState(cpu: Cpu, restores: boolean): void {
+  cpu.bus.cpuid(1, 0, leaf);
+  if ((leaf[3] & FXSR) === 0) return cpu.undefinedOpcode();
+  if ((cpu.state.c32[2 * CR0] & (CR0_TS | CR0_EM)) !== 0) return cpu.fault(NM, NO_CODE);
+  const size = cpu.long ? SAVED : SAVED_WITHOUT_LONG;
+  const access = restores ? READ : WRITE;
+  const address = cpu.linear(cpu.eaSegment, cpu.eaLo, cpu.eaHi, 512, access);
+  if ((address & 15) !== 0) return cpu.fault(GP, 0);
+  const { memory } = cpu;
+  const area = cpu.bus.fpuArea();
+  for (let at = 0; at < size && !cpu.stopped; at += 16) {
+    if (!restores) memory.writeBytes(address + at, area, at, 16, cpu.user);
+    else if (memory.readBytes(address + at, 16, cpu.user)) area.set(memory.data, at);
+  }
+  if (restores) area[IN_USE] |= X87 | SSE;
+}
