@@ -22,6 +22,7 @@ const floors: Record<string, number> = {
   trace: 4,
   fuzz: 4,
   vmm: 5,
+  vitest: 5,
   examples: 5,
   cli: 6,
 };
@@ -177,9 +178,13 @@ describe("files", () => {
       "index.ts",
       "abi/index.ts",
       "trace/index.ts",
+      "trace/files.ts",
+      "fuzz/index.ts",
+      "vitest/index.ts",
+      "native/index.ts",
+      "vmm/index.ts",
       "cli/main.ts",
       "examples/seeds.ts",
-      "native/native.ts",
     ]);
     const dead = sources.filter(({ path, name }) => !imported.has(path) && !entries.has(name));
     expect(dead.map(({ name }) => name)).toEqual([]);

@@ -7,6 +7,7 @@
  *
  * Missing: the structs behind pointers, which print as bytes.
  */
+import { match, P } from "ts-pattern";
 import type { Request } from "../abi/ioctl.ts";
 import { type FieldType, load32, type StructType } from "../abi/struct.ts";
 import { isVolatile } from "./compare.ts";
@@ -60,58 +61,63 @@ export class Strace {
   }
 
   #call(line: TraceLine): string {
-    switch (line.call) {
-      case "note":
-        return `/* ${line.text} */`;
-      case "settle":
-        return "/* everything that was deferred has run */";
-      case "event":
-        return line.writes.map(({ path, value }) => `echo ${JSON.stringify(value)} > ${path}`).join("; ");
-      case "open":
-        return `open("${line.path}", ${openFlags(Number(line.flags))})${result(line)}`;
-      case "close":
-      case "dup":
-        return `${line.call}(${this.#fd(line.fd)})${result(line)}`;
-      case "eventfd2":
-        return `eventfd2(${line.initval}, ${spell(Number(line.flags), eventfdFlags)})${result(line)}`;
-      case "read":
-      case "pread":
-        return `${line.call}(${this.#fd(line.fd)}, ${this.#hex(line.out ?? "", line.volatile)}, ${line.count}${at(line)})${result(line)}`;
-      case "write":
-      case "pwrite":
-        return `${line.call}(${this.#fd(line.fd)}, ${this.#hex(line.in)}, ${line.in.length / 2}${at(line)})${result(line)}`;
-      case "mmap": {
-        const fd = line.fd < 0 ? "-1" : this.#fd(line.fd);
-        const answer = line.ret < 0 ? result(line) : ` = ${line.map}`;
-        return `mmap(NULL, ${line.length}, ${spell(line.prot, protections)}, ${spell(Number(line.flags), mapFlags)}, ${fd}, ${line.offset})${answer}`;
-      }
-      case "munmap":
-        return `munmap(${line.map})${result(line)}`;
-      case "peek": {
-        const what = line.bytes === undefined ? line.signal! : this.#hex(line.bytes, line.volatile);
-        return `${line.map}[${line.offset}]${widthOf(line.width)} -> ${what}`;
-      }
-      case "poke": {
-        const signal = line.signal === undefined ? "" : ` /* ${line.signal} */`;
-        return `${line.map}[${line.offset}]${widthOf(line.width)} <- ${this.#hex(line.bytes)}${signal}`;
-      }
-      case "poll": {
-        const fds = line.fds.map(({ fd, events }) => `{fd=${fd}, events=${spell(events, pollEvents)}}`);
-        const ready = line.fds
+    return match(line)
+      .with({ call: "note" }, ({ text }) => `/* ${text} */`)
+      .with({ call: "settle" }, () => "/* everything that was deferred has run */")
+      .with({ call: "event" }, ({ writes }) =>
+        writes.map(({ path, value }) => `echo ${JSON.stringify(value)} > ${path}`).join("; "),
+      )
+      .with(
+        { call: "open" },
+        (open) => `open("${open.path}", ${openFlags(Number(open.flags))})${result(open)}`,
+      )
+      .with({ call: P.union("close", "dup") }, (one) => `${one.call}(${this.#fd(one.fd)})${result(one)}`)
+      .with(
+        { call: "eventfd2" },
+        (made) => `eventfd2(${made.initval}, ${spell(Number(made.flags), eventfdFlags)})${result(made)}`,
+      )
+      .with(
+        { call: P.union("read", "pread") },
+        (read) =>
+          `${read.call}(${this.#fd(read.fd)}, ${this.#hex(read.out ?? "", read.volatile)}, ${read.count}${at(read)})${result(read)}`,
+      )
+      .with(
+        { call: P.union("write", "pwrite") },
+        (write) =>
+          `${write.call}(${this.#fd(write.fd)}, ${this.#hex(write.in)}, ${write.in.length / 2}${at(write)})${result(write)}`,
+      )
+      .with({ call: "mmap" }, (mmap) => {
+        const fd = mmap.fd < 0 ? "-1" : this.#fd(mmap.fd);
+        const answer = mmap.ret < 0 ? result(mmap) : ` = ${mmap.map}`;
+        return `mmap(NULL, ${mmap.length}, ${spell(mmap.prot, protections)}, ${spell(Number(mmap.flags), mapFlags)}, ${fd}, ${mmap.offset})${answer}`;
+      })
+      .with({ call: "munmap" }, (munmap) => `munmap(${munmap.map})${result(munmap)}`)
+      .with({ call: "peek" }, (peek) => {
+        const what = peek.bytes === undefined ? peek.signal! : this.#hex(peek.bytes, peek.volatile);
+        return `${peek.map}[${peek.offset}]${widthOf(peek.width)} -> ${what}`;
+      })
+      .with({ call: "poke" }, (poke) => {
+        const signal = poke.signal === undefined ? "" : ` /* ${poke.signal} */`;
+        return `${poke.map}[${poke.offset}]${widthOf(poke.width)} <- ${this.#hex(poke.bytes)}${signal}`;
+      })
+      .with({ call: "poll" }, (poll) => {
+        const fds = poll.fds.map(({ fd, events }) => `{fd=${fd}, events=${spell(events, pollEvents)}}`);
+        const ready = poll.fds
           .filter(({ revents }) => revents !== 0)
           .map(({ fd, revents }) => `{fd=${fd}, revents=${spell(revents, pollEvents)}}`);
         const answer = ready.length === 0 ? "" : ` ([${ready.join(", ")}])`;
-        return `poll([${fds.join(", ")}], ${line.fds.length}, ${line.timeout})${result(line)}${answer}`;
-      }
-      case "fcntl":
-        return `fcntl(${this.#fd(line.fd)}, ${fcntlCommand(line.cmd)}, ${line.arg})${result(line)}`;
-      case "setrlimit": {
-        const without = line.without_cap_ipc_lock ? " /* without CAP_IPC_LOCK */" : "";
-        return `setrlimit(${line.resource}, ${line.limit})${result(line)}${without}`;
-      }
-      case "ioctl":
-        return this.#ioctl(line);
-    }
+        return `poll([${fds.join(", ")}], ${poll.fds.length}, ${poll.timeout})${result(poll)}${answer}`;
+      })
+      .with(
+        { call: "fcntl" },
+        (fcntl) => `fcntl(${this.#fd(fcntl.fd)}, ${fcntlCommand(fcntl.cmd)}, ${fcntl.arg})${result(fcntl)}`,
+      )
+      .with({ call: "setrlimit" }, (limit) => {
+        const without = limit.without_cap_ipc_lock ? " /* without CAP_IPC_LOCK */" : "";
+        return `setrlimit(${limit.resource}, ${limit.limit})${result(limit)}${without}`;
+      })
+      .with({ call: "ioctl" }, (ioctl) => this.#ioctl(ioctl))
+      .exhaustive();
   }
 
   #ioctl(line: IoctlLine): string {

@@ -1,0 +1,45 @@
+/**
+ * Looking for what goes wrong. Two ways:
+ *
+ * - `explore`: your program as threads; every order of its system calls and of the kernel's deferred work, or many by
+ *   chance, and the one that goes wrong, made small (`toText`, `toMermaid`, `toPerfetto`, `toHtml`).
+ * - `programs`, `campaign`: random programs as data, run on two kernels whose answers are compared. Needs the package
+ *   fast-check.
+ */
+export { type CampaignOptions, type CampaignResult, campaign, type Finding, programAt } from "./campaign.ts";
+export { traceOf } from "./counterexample.ts";
+export {
+  type Counts,
+  compareOn,
+  type Difference,
+  type Kernel as ComparedKernel,
+  newCounts,
+} from "./differential.ts";
+export {
+  type Counterexample,
+  type ExploreOptions,
+  type ExploreResult,
+  explore,
+  NotDeterministic,
+  type Strategy,
+} from "./explore/explore.ts";
+export { type BenchOptions, type GuestStep, MsixBench, type MsixVmm } from "./explore/msix-bench.ts";
+export { type Delivery, Receiver } from "./explore/receiver.ts";
+export { toHtml, toMermaid, toPerfetto, toText } from "./explore/report.ts";
+export {
+  type Failure,
+  type Outcome,
+  type Program as ExploredProgram,
+  type RunOptions,
+  run,
+  type Step,
+  type World,
+} from "./explore/run.ts";
+export { Calls, type Op, step, type Thread, until } from "./explore/thread.ts";
+export { groupNames } from "./groups.ts";
+export { runProgram } from "./interpreter.ts";
+export { fakeSide } from "./kernels.ts";
+export { formatProgram, type Operation, type Program, parseProgram } from "./program.ts";
+export { type ProgramOptions, programs } from "./programs.ts";
+export { Random } from "./random.ts";
+export { shrink } from "./shrink.ts";
