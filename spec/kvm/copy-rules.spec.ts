@@ -53,13 +53,15 @@ const tables = {
   vcpu: [...vcpuIoctls(x86).keys()],
 } as const;
 
-/** A table may know a request that the headers give to other kinds of file: to refuse it. */
+/** A table may know a request that the headers give to other kinds of file (to refuse it), or that was never merged. */
 const named = (number: number, kind: string) =>
-  findRequest("x86_64", number, kind as "vm") ?? findRequest("x86_64", number)!;
+  findRequest("x86_64", number, kind as "vm") ?? findRequest("x86_64", number);
 
 describe.each(Object.entries(tables))("requests on a %s file", (kind, numbers) => {
-  test.each(numbers.map((number) => [named(number, kind).name, number] as const))("%s", (_name, number) => {
-    const { request } = named(number, kind);
+  test.each(
+    numbers.flatMap((number) => named(number, kind) ?? []).map(({ name, number }) => [name, number] as const),
+  )("%s", (_name, number) => {
+    const { request } = named(number, kind)!;
     const { process, kvm, vm } = testVm();
     process.ioctl(vm, KVM_CREATE_IRQCHIP, 0);
     process.ioctl(vm, KVM_CREATE_PIT2, new Uint8Array(64));
