@@ -67,6 +67,8 @@ export class AssignedWorld {
   readonly vm: X86Vm;
   readonly device: PciDevice;
   readonly msix: AssignedMsix;
+  /** what the VMM uses of the host for it */
+  readonly hostMsix: HostMsix;
   readonly receiver: Receiver;
 
   constructor(policy: MsixPolicy, { calls, resets: methods, before }: AssignedWorldOptions = {}) {
@@ -86,10 +88,11 @@ export class AssignedWorld {
       gsis: 1024,
       pins: [{ gsi: 0, irqchip: 2, pin: 0 }],
     });
+    this.hostMsix = releaseOf(policy) === "3.7" ? this.#assign(linux, irqchip) : this.#open(linux, irqchip);
     this.msix = new AssignedMsix({
       vectors: VECTORS,
       policy,
-      host: releaseOf(policy) === "3.7" ? this.#assign(linux, irqchip) : this.#open(linux, irqchip),
+      host: this.hostMsix,
       raw: rawMsix(this.device),
     });
     // The guest's driver lets the device speak.

@@ -3,6 +3,7 @@ import { type ExploreOptions, explore } from "../fuzz/explore/explore.ts";
 import { toText } from "../fuzz/explore/report.ts";
 import type { Program } from "../fuzz/explore/run.ts";
 import { Machine } from "../machine/machine.ts";
+import { moving } from "./affinity.ts";
 import * as assignedMsix from "./assigned-msix.ts";
 import { claims as assignedMsixClaims } from "./assigned-msix-claims.ts";
 import type { Claim } from "./claims.ts";
@@ -10,6 +11,8 @@ import * as irqchips from "./irqchips.ts";
 import { claims as irqchipsClaims } from "./irqchips-claims.ts";
 import * as msiToGsi from "./msi-to-gsi.ts";
 import { claims as msiToGsiClaims } from "./msi-to-gsi-claims.ts";
+import * as remapping from "./remapping.ts";
+import { claims as remappingClaims } from "./remapping-claims.ts";
 
 /** A program that goes wrong under some schedule. */
 export interface Search {
@@ -58,6 +61,17 @@ export const threads: readonly Thread[] = [
       { program: assignedMsix.assigned("vector 0", "Linux", "strict"), options: assignedMsix.search },
     ],
     claims: assignedMsixClaims,
+  },
+  {
+    name: "001 interrupt remapping, activation and failure",
+    print: remapping.print,
+    failures: [
+      { program: remapping.lastVector("trap and unmask"), options: all },
+      { program: moving("address, then data"), options: all },
+      { program: moving("the same, without a look at the IRR"), options: all },
+      { program: moving("remapping, old vector released at once"), options: all },
+    ],
+    claims: remappingClaims,
   },
 ];
 
