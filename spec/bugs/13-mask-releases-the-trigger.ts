@@ -22,6 +22,7 @@ class Mended extends AssignedVmm {
     this.maskBits.set(vector, false);
     if (!this.routes.has(this.gsi(vector))) yield* this.arm(vector);
     else yield* this.trigger(vector, [this.bench.eventfds[vector]]);
+    this.triggers.add(vector);
     if (this.bench.signalled(this.spare[vector])) {
       yield* this.bench.calls.read(this.spare[vector], new Uint8Array(8));
       yield* this.bench.calls.signal(this.bench.eventfds[vector]);
@@ -45,6 +46,7 @@ class Mended extends AssignedVmm {
 class Broken extends Mended {
   override *whileMasked(vector: number): Thread {
     yield* this.trigger(vector, [-1]);
+    this.triggers.delete(vector);
   }
 }
 

@@ -95,11 +95,12 @@ export class PlainVmm implements MsixVmm {
     yield* this.updateAll();
   }
 
-  /** Nothing is bound or routed afterwards. */
+  /** Nothing is bound, routed or waiting afterwards. */
   *reset(): Thread {
     this.enabled = false;
     this.maskBits.clear();
     yield* this.updateAll();
+    for (const fd of this.bench.eventfds) yield* this.bench.calls.read(fd, new Uint8Array(8));
     this.routes.clear();
     yield* this.bench.setRoutes(this.routes);
   }
@@ -125,6 +126,10 @@ export class PlainVmm implements MsixVmm {
 export class AssignedVmm extends PlainVmm {
   /** vectors that VFIO has an eventfd for */
   readonly triggers = new Set<number>();
+
+  triggered(vector: number): boolean {
+    return this.triggers.has(vector);
+  }
 
   trigger(start: number, fds: readonly number[]): Thread<number> {
     return this.bench.assigned!.trigger(this.bench.calls, VFIO_PCI_MSIX_IRQ_INDEX, start, fds);

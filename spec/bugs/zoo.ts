@@ -7,6 +7,9 @@ import { bug as bug04 } from "./04-route-without-a-lock.ts";
 import { bug as bug05 } from "./05-routes-outlive-msix.ts";
 import { bug as bug06 } from "./06-rewrite-keeps-the-route.ts";
 import { bug as bug07 } from "./07-exported-irqfd-never-polled.ts";
+import { bug as bug08 } from "./08-posting-survives-the-route.ts";
+import { bug as bug09 } from "./09-type-change-not-seen.ts";
+import { bug as bug10 } from "./10-hangup-during-assign.ts";
 import { bug as bug11 } from "./11-control-written-as-dword.ts";
 import { bug as bug12 } from "./12-unmasked-at-power-on.ts";
 import { bug as bug13 } from "./13-mask-releases-the-trigger.ts";
@@ -19,6 +22,15 @@ import { bug as bug19 } from "./19-msi-starts-masked.ts";
 import { bug as bug20 } from "./20-host-msix-enabled-lazily.ts";
 import { bug as bug21 } from "./21-vector-0-stays.ts";
 import { bug as bug22 } from "./22-data-none-fires.ts";
+import { bug as bug23 } from "./23-self-test-clears-the-table.ts";
+import { bug as bug26 } from "./26-reset-keeps-irqfds.ts";
+import { bug as bug26b } from "./26b-reset-deadlocks.ts";
+import { bug as bug27 } from "./27-gsis-never-freed.ts";
+import { bug as bug28 } from "./28-fewer-vectors-than-asked.ts";
+import { bug as bug29 } from "./29-failure-undoes-the-block.ts";
+import { bug as bug30 } from "./30-allocation-on-unmask.ts";
+import { bug as bug36 } from "./36-notification-suppressed.ts";
+import { bug as bug37 } from "./37-gsi-given-out-twice.ts";
 import type { Bug } from "./bug.ts";
 
 export const zoo: readonly Bug[] = [
@@ -29,6 +41,9 @@ export const zoo: readonly Bug[] = [
   bug05,
   bug06,
   bug07,
+  bug08,
+  bug09,
+  bug10,
   bug11,
   bug12,
   bug13,
@@ -41,6 +56,15 @@ export const zoo: readonly Bug[] = [
   bug20,
   bug21,
   bug22,
+  bug23,
+  bug26,
+  bug26b,
+  bug27,
+  bug28,
+  bug29,
+  bug30,
+  bug36,
+  bug37,
 ];
 
 export const strategies: readonly { name: string; strategy: Strategy }[] = [

@@ -14,7 +14,8 @@
  *   route. On a host with posted interrupts (`posted`) at any time: there the opposite has brought the kernel down.
  * - **what the VMM thinks is armed is armed**: whenever it is not in the middle of a change, for each vector.
  * - **the device is as the guest wants it**: whenever the VMM is not in the middle of a change, an assigned device has
- *   MSI-X on if and only if the guest has, and no vector of the host is taken that the guest never used.
+ *   MSI-X on if and only if the guest has, and the host has an interrupt for exactly the vectors that the VMM thinks it
+ *   has one for.
  * - **nothing is left**: when the device is unplugged, or was reset and not used again, no irqfd is bound, no GSI of it
  *   has a route, and no descriptor is open that was not before.
  *
@@ -38,6 +39,7 @@ import {
 } from "../../abi/kvm.ts";
 import { KVM_GET_LAPIC, KVM_SET_LAPIC, KvmLapicState } from "../../abi/kvm-x86.ts";
 import { store32 } from "../../abi/struct.ts";
+import { MSIX_ENTRY_SIZE } from "../../hardware/msix.ts";
 import type { EventFd } from "../../kernel/eventfd.ts";
 import type { Process } from "../../kernel/process.ts";
 import { byHand } from "../../kernel/work-queue.ts";
@@ -75,6 +77,8 @@ export interface MsixVmm {
   plug?(): Thread;
   /** whether the VMM thinks that the vector's interrupts go straight into the guest */
   armed?(vector: number): boolean;
+  /** whether the VMM thinks that the host has an interrupt for the vector of an assigned device */
+  triggered?(vector: number): boolean;
   /** what the guest reads in the vector's mask bit: needed where two vCPUs write it at the same time */
   masked?(vector: number): boolean;
   /** whether the VMM told the guest that it could not do what it was asked for a vector */
@@ -121,8 +125,6 @@ interface VectorState {
   lastEdge: number;
   /** edges raised under a mask that was in force, and not delivered since it is */
   underMask: number;
-  /** the guest unmasked it at some time */
-  used: boolean;
 }
 
 export interface BenchOptions {
@@ -164,6 +166,8 @@ export class MsixBench {
   #guests = 0;
   #faulty = false;
   #busy = 0;
+  /** while it is reset the device raises nothing */
+  #stopped = false;
   #over = false;
   #idle = false;
   #seen = 0;
@@ -202,7 +206,6 @@ export class MsixBench {
       deliveries: 0,
       lastEdge: -1,
       underMask: 0,
-      used: false,
     }));
   }
 
@@ -325,14 +328,14 @@ export class MsixBench {
         case "self-test":
           yield* this.#access(
             label,
-            () => this.assigned?.pci.msix!.table.fill(0),
+            () => this.#selfTest(),
             () => undefined,
           );
           break;
         case "reset":
           yield* this.#access(
             label,
-            () => this.#off(false),
+            () => this.#stop(),
             () => vmm.reset?.(),
           );
           this.#forget();
@@ -347,7 +350,7 @@ export class MsixBench {
         case "teardown":
           yield* this.#access(
             label,
-            () => this.#off(false),
+            () => this.#stop(),
             () => vmm.teardown?.(),
           );
           this.#forget();
@@ -366,14 +369,26 @@ export class MsixBench {
     this.#guests--;
   }
 
+  /** Addresses and data of the device's own table are gone; its mask bits stay. */
+  #selfTest(): void {
+    const { table } = this.assigned!.pci.msix!;
+    for (let at = 0; at < table.length; at += MSIX_ENTRY_SIZE) table.fill(0, at, at + 12);
+  }
+
   #off(enabled: boolean): void {
     this.#enabled = enabled;
     this.#functionMask = false;
     for (const state of this.#states) state.maskBit = true;
   }
 
+  #stop(): void {
+    this.#off(false);
+    this.#stopped = true;
+  }
+
   /** What was raised before a reset is of no interest any more. */
   #forget(): void {
+    this.#stopped = false;
     for (const state of this.#states) state.edges = state.deliveries;
     this.#idle = true;
   }
@@ -396,7 +411,6 @@ export class MsixBench {
         state.changing++;
         if (this.#maskedByRegisters(state)) continue;
         state.masked = false;
-        state.used = true;
         this.#idle = false;
       }
     });
@@ -431,7 +445,7 @@ export class MsixBench {
     for (const vector of this.#options.device)
       yield* step(`device raises vector ${vector}`, () => {
         const state = this.#states[vector];
-        if (this.#over || (this.assigned !== undefined && !this.#on)) return;
+        if (this.#over || this.#stopped || (this.assigned !== undefined && !this.#on)) return;
         state.edges++;
         state.lastEdge = this.receiver.now;
         state.allowed = new Set([state.data & 0xff]);
@@ -465,7 +479,8 @@ export class MsixBench {
 
   // ---- what must hold ----------------------------------------------------------------------------------------------
 
-  get #vm(): Vm {
+  /** The VM behind its descriptor. */
+  get kernelVm(): Vm {
     return (this.process.fds.get(this.vm) as VmFile).vm;
   }
 
@@ -478,7 +493,7 @@ export class MsixBench {
     }
     this.receiver.now++;
     if (this.#busy === 0 || this.#options.posted === true) {
-      const { irqfds, routing } = this.#vm;
+      const { irqfds, routing } = this.kernelVm;
       for (const { gsi } of irqfds.values())
         if (routing.routes(gsi) === undefined) return `an irqfd is bound to GSI ${gsi}, which has no route`;
     }
@@ -503,7 +518,7 @@ export class MsixBench {
 
   #armed(vmm: MsixVmm): string | undefined {
     if (vmm.armed === undefined) return undefined;
-    const { irqfds } = this.#vm;
+    const { irqfds } = this.kernelVm;
     for (const [vector, fd] of this.eventfds.entries()) {
       const bound = irqfds.has(this.process.fds.get(fd) as EventFd);
       if (bound !== vmm.armed(vector))
@@ -518,9 +533,12 @@ export class MsixBench {
     const { pci, irqs } = this.assigned;
     if (pci.msix!.enabled !== this.#enabled)
       return `the guest has MSI-X ${this.#enabled ? "on" : "off"}, the device has it ${this.#enabled ? "off" : "on"}`;
-    for (const [vector, { used }] of this.#states.entries())
-      if (!used && irqs.irqOf(pci, vector)?.handler !== undefined)
-        return `vector ${vector} takes an interrupt of the host, and the guest never used it`;
+    if (vmm.triggered === undefined) return undefined;
+    for (const vector of this.#states.keys()) {
+      const taken = irqs.irqOf(pci, vector)?.handler !== undefined;
+      if (taken !== vmm.triggered(vector))
+        return `the host has ${taken ? "an" : "no"} interrupt for vector ${vector}, and the VMM thinks otherwise`;
+    }
     return undefined;
   }
 
@@ -545,7 +563,7 @@ export class MsixBench {
 
   #left(): string | undefined {
     if (!this.#idle) return undefined;
-    const { irqfds, routing } = this.#vm;
+    const { irqfds, routing } = this.kernelVm;
     if (irqfds.size !== 0) return `${irqfds.size} irqfds are bound to a device that is not in use`;
     for (let gsi = FIRST_GSI; gsi < FIRST_GSI + GSIS; gsi++)
       if (routing.routes(gsi) !== undefined) return `GSI ${gsi} has a route of a device that is not in use`;
