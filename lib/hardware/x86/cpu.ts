@@ -214,7 +214,8 @@ export class Cpu {
 
   /** A round of a repeated instruction is over: what comes after does not undo it. */
   endRound(): void {
-    this.#savedFlags = this.r32[2 * RFLAGS] | RF;
+    // Linux's emulator keeps the flags to itself until the instruction is over
+    if (!this.options.emulated) this.#savedFlags = this.r32[2 * RFLAGS] | RF;
     this.memory.logCount = 0;
     this.memory.logAt = 0;
   }

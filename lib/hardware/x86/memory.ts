@@ -93,7 +93,8 @@ const PTE_LARGE = 0x80;
 const CACHE = 256;
 const EMPTY = new Uint8Array(0);
 const LOG_ENTRIES = 64;
-const POSTED = 64;
+/** enough for what one INS takes in */
+const POSTED = 160;
 
 export class Memory {
   readonly state: CpuState;
@@ -317,6 +318,19 @@ export class Memory {
         if (this.#tables.has(Math.floor(physical / 4096))) this.flush();
         else this.#remember(WRITE, at, user);
       } else this.#writeDevice(physical, part, done);
+      done += part;
+    }
+  }
+
+  /** Any number of bytes, at once. */
+  writeBlock(linear: number, from: Uint8Array, at: number, length: number, user: number): void {
+    for (let done = 0; done < length && this.stop === RUNNING; ) {
+      const part = Math.min(length - done, 4096 - ((linear + done) & 4095));
+      for (let i = 0; i < part; ) {
+        const piece = Math.min(part - i, 8);
+        this.writeBytes(linear + done + i, from, at + done + i, piece, user);
+        i += piece;
+      }
       done += part;
     }
   }

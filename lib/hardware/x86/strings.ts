@@ -5,7 +5,7 @@
  */
 import { CMP } from "./alu.ts";
 import { type Cpu, REPNE } from "./cpu.ts";
-import { EXIT_PORT_IN, EXIT_PORT_OUT, GP, READ, RUNNING } from "./memory.ts";
+import { EXIT_PORT_IN, EXIT_PORT_OUT, GP, READ, RUNNING, WRITE } from "./memory.ts";
 import { DF, DS, ES, RAX, RCX, RDI, RDX, RSI, TR, ZF } from "./state.ts";
 
 /** After so many rounds, counted in RCX, a step ends (arch/x86/kvm/emulate.c:x86_emulate_insn, 6.1). */
@@ -16,6 +16,9 @@ function counted(cpu: Cpu): boolean {
   if (cpu.asize === 8) return cpu.r64[RCX] === 0n;
   return cpu.asize === 4 ? cpu.r32[2 * RCX] === 0 : cpu.r16[4 * RCX] === 0;
 }
+
+/** Whether everything that a port gave has been taken. */
+const portDone = (cpu: Cpu): boolean => cpu.portEnd !== 0 && cpu.portAt >= cpu.portEnd;
 
 /** Repeats a round; `comparing`: ZF ends it too (CMPS, SCAS). That the counter is 0 is seen before a round. */
 function repeat(
@@ -28,13 +31,14 @@ function repeat(
   if (cpu.repeat === 0) return round(cpu, width, step);
   const { memory } = cpu;
   if (counted(cpu)) return;
+  if (cpu.portAt >= cpu.portEnd) cpu.portAt = cpu.portEnd = 0;
   do {
     round(cpu, width, step);
     if (memory.stop !== RUNNING) return;
     cpu.advance(RCX, -1);
     cpu.endRound();
     if (comparing && ((cpu.flags & ZF) !== 0) === (cpu.repeat === REPNE)) return;
-  } while (cpu.r32[2 * RCX] % ROUNDS !== 0 && memory.postedCount === 0);
+  } while (cpu.r32[2 * RCX] % ROUNDS !== 0 && memory.postedCount === 0 && !portDone(cpu));
   cpu.again = true;
 }
 
@@ -185,14 +189,19 @@ function ahead(cpu: Cpu, width: number, step: number): number {
   return Math.max(1, Math.min(inPage, Math.floor(cpu.portBuffer.length / width), left));
 }
 
+/** Everything that the port gave at once is stored at once, upwards; downwards one value after the other. */
 function inRound(cpu: Cpu, width: number, step: number): void {
-  const value = readPort(cpu, cpu.r16[4 * RDX], width, ahead(cpu, width, step));
+  readPort(cpu, cpu.r16[4 * RDX], width, ahead(cpu, width, step));
   if (cpu.stopped) return;
+  const size = cpu.repeat !== 0 && step > 0 ? cpu.portEnd - cpu.portAt : width;
   cpu.addressRegister(RDI);
-  cpu.writeAt(ES, cpu.eaLo, cpu.eaHi, width, value);
+  const address = cpu.linear(ES, cpu.eaLo, cpu.eaHi, size, WRITE);
+  cpu.memory.writeBlock(address, cpu.portBuffer, cpu.portAt, size, cpu.user);
   if (cpu.stopped) return;
-  cpu.portAt += width;
-  cpu.advance(RDI, step);
+  cpu.portAt += size;
+  cpu.advance(RDI, step > 0 ? size : step);
+  // the last value is counted by whoever repeats
+  if (size > width) cpu.advance(RCX, 1 - size / width);
 }
 
 function outRound(cpu: Cpu, width: number, step: number): void {
