@@ -164,6 +164,9 @@ function* perform(run: Run, operation: Operation): Generator<Answer, void, void>
       yield { call: "eventfd2", result, bytes: none };
       return;
     }
+    case "repeat":
+      for (let i = 0; i < operation.times; i++) yield* perform(run, operation.operation);
+      return;
     case "readback":
       yield* readBack(run, operation.parts);
       return;

@@ -70,6 +70,8 @@ export type Operation =
       readonly flags: number;
       readonly offset: number;
     }
+  /** the same again and again: limits are far away */
+  | { readonly op: "repeat"; readonly times: number; readonly operation: Operation }
   | { readonly op: "readback"; readonly parts: readonly Part[] };
 
 export type Program = readonly Operation[];

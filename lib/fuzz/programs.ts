@@ -56,9 +56,10 @@ const beginning: fc.Arbitrary<Program> = fc
       fc.constant([0, 5, 255]),
     ),
     eventfds: fc.integer({ min: 0, max: 4 }),
+    cpuid: fc.integer({ min: 0, max: 2 }),
     vms: fc.oneof({ weight: 9, arbitrary: fc.constant(1) }, { weight: 1, arbitrary: fc.constant(2) }),
   })
-  .map(({ controllers, pit: withPit, vcpus, eventfds, vms }) => {
+  .map(({ controllers, pit: withPit, vcpus, eventfds, vms, cpuid }) => {
     const operations: Operation[] = [opensKvm];
     for (let i = 0; i < vms; i++)
       operations.push({
@@ -71,6 +72,10 @@ const beginning: fc.Arbitrary<Program> = fc
     if (controllers === "split") operations.push(splitIrqchip);
     if (controllers === "kernel" && withPit === 0) operations.push(pit);
     for (const id of vcpus) operations.push(onVm("KVM_CREATE_VCPU", id));
+    if (cpuid === 0)
+      vcpus.forEach((_, index) => {
+        operations.push({ op: "cpuid", on: { kind: "vcpu", index }, edits: [] });
+      });
     for (let i = 0; i < eventfds; i++) operations.push({ op: "eventfd2", initval: 0, flags: 0x80800 });
     return operations;
   });

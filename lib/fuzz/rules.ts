@@ -8,6 +8,11 @@
  */
 
 import {
+  KVM_SET_USER_MEMORY_REGION,
+  KVM_SET_USER_MEMORY_REGION2,
+  KvmUserspaceMemoryRegion,
+} from "../abi/kvm.ts";
+import {
   KVM_GET_CLOCK,
   KVM_GET_LAPIC,
   KVM_GET_MSRS,
@@ -25,7 +30,7 @@ import {
 } from "../abi/kvm-x86.ts";
 import { placesOf } from "../abi/places.ts";
 import { findRequest } from "../abi/requests.ts";
-import { load32, load64, store32 } from "../abi/struct.ts";
+import { load32, load64, store32, store64 } from "../abi/struct.ts";
 import { APIC_TMCCT, APIC_TMICT } from "../hardware/lapic-registers.ts";
 
 export type Range = readonly [offset: number, length: number];
@@ -122,6 +127,10 @@ const IA32_TSC_DEADLINE = 0x6e0;
 /** X2APIC registers as MSRs: the timer's initial count */
 const X2APIC_TMICT = 0x838;
 
+/** 2^20 pages, for which the kernel would allocate, and 2^31, which it refuses */
+const MANY_BYTES = 1n << 32n;
+const TOO_MANY_BYTES = 1n << 43n;
+
 /** Addresses that are mapped in no process: below the first page that may be, and beyond user space. */
 const UNMAPPED_BELOW = 0x1_0000n;
 const UNMAPPED_FROM = 0x7fff_ffff_f000n;
@@ -166,6 +175,18 @@ export const tamingRules: readonly TamingRule[] = [
         tamed = true;
       }
       return tamed;
+    },
+  },
+  {
+    name: "no memory slot has 2^20 pages or more, unless that is too many",
+    requests: [KVM_SET_USER_MEMORY_REGION.number, KVM_SET_USER_MEMORY_REGION2.number],
+    tame(bytes) {
+      const at = KvmUserspaceMemoryRegion.offsetOf.memory_size;
+      if (bytes.length < at + 8) return false;
+      const size = load64(bytes, at);
+      if (size < MANY_BYTES || size >= TOO_MANY_BYTES) return false;
+      store64(bytes, at, TOO_MANY_BYTES);
+      return true;
     },
   },
   {

@@ -71,6 +71,10 @@ function* simplerOperations(operation: Operation): Generator<Operation> {
           yield { ...operation, edits: operation.edits.with(i, edit) };
         }
       return;
+    case "repeat":
+      yield operation.operation;
+      if (operation.times > 1) yield { ...operation, times: operation.times >> 1 };
+      return;
     case "readback":
       if (operation.parts.length > 1)
         for (const part of operation.parts) yield { ...operation, parts: [part] };

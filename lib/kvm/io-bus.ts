@@ -37,6 +37,13 @@ export class IoBus {
     return 0;
   }
 
+  /** Counts devices that answer elsewhere, the chips of the kernel: 0, or −ENOSPC. A negative number gives back. */
+  reserve(count: number): number {
+    if (this.#counted + count > MAX_DEVICES) return -ENOSPC;
+    this.#counted += count;
+    return 0;
+  }
+
   unregister(device: IoDevice): void {
     const index = this.#devices.indexOf(device);
     if (index < 0) return;

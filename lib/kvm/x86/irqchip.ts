@@ -7,7 +7,7 @@
  * 1 slave, 2 IOAPIC), pad u32, the state @8. KVM_IRQ_LINE, KVM_IRQ_LINE_STATUS: `struct kvm_irq_level`, 8 bytes:
  * irq u32 (the status comes back here), level u32. KVM_SIGNAL_MSI: `struct kvm_msi`, 32 bytes.
  */
-import { EEXIST, EFAULT, EINVAL, ENOMEM, ENXIO } from "../../abi/errno.ts";
+import { EEXIST, EFAULT, EINVAL, ENOMEM, ENOSPC, ENXIO } from "../../abi/errno.ts";
 import {
   KVM_CREATE_IRQCHIP,
   KVM_IRQ_LINE,
@@ -244,12 +244,21 @@ export class Irqchip implements IrqArch {
 
 const irqchipOf = (file: VmFile): Irqchip | undefined => (file.vm.arch as X86Vm).irqchip;
 
-/** KVM_CREATE_IRQCHIP. EEXIST: there is one, split included; EINVAL: a vCPU exists already; ENOMEM. */
+/** both PICs, and the register that says which inputs are level triggered */
+const PIC_PORT_RANGES = 3;
+
+/** KVM_CREATE_IRQCHIP. EEXIST: there is one, split included; EINVAL: a vCPU exists already; ENOMEM; ENOSPC on a bus. */
 function createIrqchip(file: VmFile): number {
   const arch = file.vm.arch as X86Vm;
   if (arch.irqchip !== undefined) return -EEXIST;
   if (file.vm.vcpus.length !== 0) return -EINVAL;
   if (file.kernel.faults.allocation("kvm_pic") || file.kernel.faults.allocation("kvm_ioapic")) return -ENOMEM;
+  const { mmio, pio } = file.vm.buses;
+  if (pio.reserve(PIC_PORT_RANGES) < 0) return -ENOSPC;
+  if (mmio.reserve(1) < 0) {
+    pio.reserve(-PIC_PORT_RANGES);
+    return -ENOSPC;
+  }
   arch.irqchip = new Irqchip(file.vm, "kernel");
   const table = defaultTable ?? file.vm.routing.build(defaultRoutes, 0, defaultRoutes.length / ROUTE_BYTES);
   if (typeof table === "number") {

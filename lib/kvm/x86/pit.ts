@@ -104,13 +104,15 @@ const LVT0 = 0x350;
 
 const pitOf = (file: VmFile): KvmPit | undefined => (file.vm.arch as X86Vm).pit;
 
-/** EEXIST: there is one; ENOENT: no PIC in the kernel; ENOMEM. */
+/** EEXIST: there is one; ENOENT: no PIC in the kernel; ENOMEM, for want of room on the bus too. */
 function create(file: VmFile, flags: number): number {
   const arch = file.vm.arch as X86Vm;
   if (arch.pit !== undefined) return -EEXIST;
   if (arch.irqchip?.mode !== "kernel") return -ENOENT;
   if (file.kernel.faults.allocation("kvm_pit")) return -ENOMEM;
-  arch.pit = new KvmPit(arch.irqchip, (flags & KVM_PIT_SPEAKER_DUMMY) !== 0);
+  const speaker = (flags & KVM_PIT_SPEAKER_DUMMY) !== 0;
+  if (file.vm.buses.pio.reserve(speaker ? 2 : 1) < 0) return -ENOMEM;
+  arch.pit = new KvmPit(arch.irqchip, speaker);
   return 0;
 }
 
