@@ -7,13 +7,16 @@
  *     0x00 identification (RO)    0x04 liveness: reads as the complement of what was written
  *     0x08 factorial              0x20 status: bit 0 computing, bit 7 interrupt when the factorial is done
  *     0x24 interrupt status (RO)  0x60 raise: ORs into the interrupt status   0x64 acknowledge: clears bits
+ *     0x80 DMA source  0x88 destination  0x90 count  0x98 command: 64 bits each, accesses of 4 and 8 bytes
  *
- * Missing: DMA (0x80 to 0x98), the time that a factorial takes.
+ * Missing: transfers (the DMA registers are kept, and nothing moves), the time that a factorial takes.
  */
 import type { PciDevice, PciModel } from "./pci-device.ts";
 
 const FACTORIAL_DONE = 1;
 const STATUS_INTERRUPT = 0x80;
+const DMA = 0x80;
+const DMA_END = 0xa0;
 
 export class Edu implements PciModel {
   readonly #device: PciDevice;
@@ -21,6 +24,8 @@ export class Edu implements PciModel {
   #factorial = 0;
   #status = 0;
   #interrupts = 0;
+  /** source, destination, count, command */
+  readonly #dma = [0n, 0n, 0n, 0n];
 
   constructor(device: PciDevice) {
     this.#device = device;
@@ -29,6 +34,10 @@ export class Edu implements PciModel {
   read(bar: number, offset: number, width: number): number | bigint | undefined {
     if (bar !== 0) return undefined;
     if (width < 4) return 0;
+    if (offset >= DMA && offset < DMA_END && offset % 8 === 0) {
+      const value = this.#dma[(offset - DMA) / 8];
+      return width === 8 ? value : Number(value & 0xffff_ffffn);
+    }
     if (width === 8) return 0xffff_ffff_ffff_ffffn;
     switch (offset) {
       case 0x00:
@@ -47,7 +56,12 @@ export class Edu implements PciModel {
   }
 
   write(bar: number, offset: number, width: number, written: number | bigint): void {
-    if (bar !== 0 || width !== 4) return;
+    if (bar !== 0 || width < 4) return;
+    if (offset >= DMA && offset < DMA_END && offset % 8 === 0) {
+      this.#dma[(offset - DMA) / 8] = BigInt(written);
+      return;
+    }
+    if (width !== 4) return;
     const value = Number(written);
     switch (offset) {
       case 0x04:

@@ -183,7 +183,8 @@ export const behaviourTable: readonly Row[] = [
   {
     behaviour: "vfioWideAccess",
     since: "6.11",
-    source: "drivers/vfio/pci/vfio_pci_rdwr.c:vfio_pci_core_do_io_rw (6.12); no trace tells it apart",
+    source:
+      "drivers/vfio/pci/vfio_pci_rdwr.c:vfio_pci_core_do_io_rw (6.12); traces: x86_64-vfio-more/K_access-6.1 and -6.12 read 8 bytes of edu",
   },
   {
     behaviour: "vfioDeviceInfoWhole",
@@ -213,6 +214,23 @@ export const behaviourTable: readonly Row[] = [
     since: "6.15",
     source:
       "drivers/iommu/amd/init.c:early_amd_iommu_init (6.15); x86_64-vfio-7.2/J_vectors-amd has 512, without the feature",
+  },
+  {
+    behaviour: "vfioIoeventfdNarrow",
+    since: "7.2",
+    source:
+      "traces: x86_64-vfio-6.12/C_device call 1614 and x86_64-vfio-more/K_access-6.12 0, K_access-7.2 EINVAL",
+  },
+  {
+    behaviour: "vfioDmaBuf",
+    since: "6.19",
+    source:
+      "drivers/vfio/pci/vfio_pci_dmabuf.c (6.19); traces: x86_64-vfio-more/K_features-6.12 ENOTTY, -7.2 0",
+  },
+  {
+    behaviour: "vfioPrecopyInfo",
+    since: "7.2",
+    source: "traces: x86_64-vfio-more/K_features-6.12 ENOTTY, -7.2 EINVAL",
   },
 ];
 

@@ -27,11 +27,13 @@ import {
 import { load16, load32, loadNumber64, store32, store64 } from "../abi/struct.ts";
 import {
   VFIO_DEVICE_FEATURE,
+  VFIO_DEVICE_FEATURE_DMA_BUF,
   VFIO_DEVICE_FEATURE_GET,
   VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
   VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP,
   VFIO_DEVICE_FEATURE_LOW_POWER_EXIT,
   VFIO_DEVICE_FEATURE_MASK,
+  VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2,
   VFIO_DEVICE_FEATURE_PROBE,
   VFIO_DEVICE_FEATURE_SET,
   VFIO_DEVICE_FLAGS_PCI,
@@ -444,6 +446,7 @@ export class PciVfioDevice extends VfioDevice implements RegionOwner, ConfigEffe
     const { argsz, flags, fd } = request;
     if (argsz < least || (flags & ~VFIO_DEVICE_IOEVENTFD_SIZE_MASK) !== 0) return -EINVAL;
     if (flags === 0 || (flags & (flags - 1)) !== 0 || fd < -1) return -EINVAL;
+    if (flags === 8 && this.host.behaviour.vfioIoeventfdNarrow) return -EINVAL;
     const offset = loadNumber64(user.bytes, user.at + VfioDeviceIoeventfd.offsetOf.offset);
     const index = Math.floor(offset / REGION_STRIDE);
     const at = offset % REGION_STRIDE;
@@ -518,6 +521,10 @@ export class PciVfioDevice extends VfioDevice implements RegionOwner, ConfigEffe
         this.#leaveLowPower();
         return 0;
       }
+      case VFIO_DEVICE_FEATURE_DMA_BUF:
+        return this.host.behaviour.vfioDmaBuf ? dmaBuf(flags) : -ENOTTY;
+      case VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2:
+        return this.host.behaviour.vfioPrecopyInfo ? -EINVAL : -ENOTTY;
       default:
         return -ENOTTY;
     }
@@ -586,6 +593,10 @@ function settable(flags: number, given: number, needed: number): number {
   return 1;
 }
 
+/** A feature that can be asked about, and answers EINVAL to whoever wants it: no buffer is ever exported here. */
+const dmaBuf = (flags: number): number =>
+  (flags & VFIO_DEVICE_FEATURE_SET) === 0 && (flags & VFIO_DEVICE_FEATURE_PROBE) !== 0 ? 0 : -EINVAL;
+
 /** Makes the devices of a host whose hardware this is. */
 export const pciVfioDevices =
   (hardware: PciHardware): CreateVfioDevice =>
@@ -598,6 +609,12 @@ export interface VfioDeviceBehaviour {
   readonly vfioWideAccess: boolean;
   /** VFIO_DEVICE_GET_INFO answers as many bytes as argsz says; before, 16 or 20 */
   readonly vfioDeviceInfoWhole: boolean;
+  /** an ioeventfd writes at most 4 bytes; before, 8 */
+  readonly vfioIoeventfdNarrow: boolean;
+  /** the feature VFIO_DEVICE_FEATURE_DMA_BUF is known */
+  readonly vfioDmaBuf: boolean;
+  /** the feature VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 is known: EINVAL for a device without migration */
+  readonly vfioPrecopyInfo: boolean;
   /** VFIO_DEVICE_PCI_HOT_RESET without a group is EINVAL before anything else is looked at */
   readonly vfioHotResetCountFirst: boolean;
 }
