@@ -35,6 +35,11 @@ export interface Arm64Behaviour {
 export interface X86Behaviour {
   /** CR0.PG outside long mode is dropped: the guest's page tables of 32 bits are not kept */
   readonly pagingOnlyInLongMode: boolean;
+  /**
+   * The code of a guest's kernel is run by KVM's emulator, 1024 instructions in a row, and an interrupt that it takes is
+   * over for the local APIC at once
+   */
+  readonly kernelCodeEmulated: boolean;
   /** CR4 may hold the same bits whatever CPUID says */
   readonly cr4IgnoresCpuid: boolean;
   /** a guest reads the host's TSC: no offset, and writing it changes nothing */

@@ -54,6 +54,13 @@ export const behaviourTable: readonly Row[] = [
     source: "traces: x86_64-kvm-6.18-more/sregs; mainline keeps CR0.PG",
   },
   {
+    behaviour: "kernelCodeEmulated",
+    since: "6.18",
+    flavour: "pvm",
+    source:
+      "traces: x86_64-kvm-6.18/run_interrupt_window (IRET in protected mode fails), run_lapic (ISR stays empty); live 6.18: an interrupt window opens after 1024 instructions",
+  },
+  {
     behaviour: "cr4IgnoresCpuid",
     since: "6.18",
     flavour: "pvm",

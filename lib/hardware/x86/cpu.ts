@@ -113,6 +113,8 @@ export class Cpu {
   readonly portBuffer = new Uint8Array(1024);
   portAt = 0;
   portEnd = 0;
+  /** user space has just filled the buffer; what an instruction leaves in it is forgotten by the next one */
+  portAnswered = false;
 
   /** what user space answered to an MSR access or a hypercall, for the instruction that waits */
   msrAnswered = false;
@@ -157,6 +159,8 @@ export class Cpu {
     const { memory, r32 } = this;
     memory.stop = RUNNING;
     memory.logAt = 0;
+    if (!this.portAnswered) this.portAt = this.portEnd = 0;
+    this.portAnswered = false;
     this.halted = false;
     this.again = false;
     this.refused = false;
@@ -181,6 +185,13 @@ export class Cpu {
     this.#writeRip(this.again ? this.start : this.rip);
     this.state.shadow = this.shadow;
     return RUNNING;
+  }
+
+  /** RSP stays changed if the instruction has to wait: Linux's emulator shows it so (recorded for LEAVE). */
+  keepStack(): void {
+    if (!this.options.emulated) return;
+    this.#savedRspLo = this.r32[2 * RSP];
+    this.#savedRspHi = this.r32[2 * RSP + 1];
   }
 
   /** Goes to the handler of an event between two instructions: RUNNING, or why that cannot be. */

@@ -917,6 +917,7 @@ function leave(cpu: Cpu): void {
   if (cpu.long) cpu.r64[RSP] = cpu.r64[RBP];
   else if (cpu.segments[SS].db !== 0) cpu.r32[2 * RSP] = cpu.r32[2 * RBP];
   else cpu.r16[4 * RSP] = cpu.r16[4 * RBP];
+  cpu.keepStack();
   if (width === 8) cpu.setRegister64(RBP, cpu.pop64());
   else cpu.setRegister(width, RBP, cpu.pop(width));
 }

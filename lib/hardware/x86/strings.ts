@@ -31,7 +31,6 @@ function repeat(
   if (cpu.repeat === 0) return round(cpu, width, step);
   const { memory } = cpu;
   if (counted(cpu)) return;
-  if (cpu.portAt >= cpu.portEnd) cpu.portAt = cpu.portEnd = 0;
   do {
     round(cpu, width, step);
     if (memory.stop !== RUNNING) return;

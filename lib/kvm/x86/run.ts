@@ -119,12 +119,13 @@ export class Runner {
     this.#vcpu = vcpu;
     this.#page = new RunPage(vcpu.vcpu.pages);
     this.#policy = guestPolicy(vm.kernel);
-    this.#emulated = vm.host.flavour === "pvm";
+    const { kernelCodeEmulated, pagingOnlyInLongMode } = vm.host.behaviour;
+    this.#emulated = kernelCodeEmulated;
     this.#bus = new GuestBus(vcpu);
     this.cpu = new Cpu(new CpuState(), this.#bus, {
       emulated: this.#emulated,
       portRestarts: !this.#emulated,
-      pagingIsLong: this.#emulated,
+      pagingIsLong: pagingOnlyInLongMode,
     });
     this.#bus.cpu = this.cpu;
   }
@@ -465,6 +466,7 @@ export class Runner {
         cpu.portBuffer.set(bytes.subarray(PIO_DATA, PIO_DATA + length));
         cpu.portAt = 0;
         cpu.portEnd = length;
+        cpu.portAnswered = true;
         break;
       }
       case "mmio":
