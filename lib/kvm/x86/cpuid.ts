@@ -18,6 +18,7 @@ import {
   KVM_GET_SUPPORTED_CPUID,
   KVM_SET_CPUID,
   KVM_SET_CPUID2,
+  KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT,
   KvmCpuid2,
   KvmCpuidEntry,
   KvmCpuidEntry2,
@@ -46,6 +47,8 @@ const PADDING = 28;
 const SIGNIFICANT_INDEX = 1;
 const LEAF_XSAVE = 0xd;
 
+const MONITOR = 1 << 3;
+const MISC_ENABLE_MWAIT = 1n << 18n;
 const OSXSAVE = 1 << 27;
 const APIC = 1 << 9;
 const OSPKE = 1 << 4;
@@ -67,6 +70,8 @@ export const ANY_INDEX = -1;
 /** What a vCPU shows: the entries as they were set, 40 bytes each. */
 export class Cpuid {
   #entries: Uint8Array = new Uint8Array(0);
+  /** the bits that follow the vCPU's state are to be worked out anew */
+  stale = false;
 
   get count(): number {
     return this.#entries.length / ENTRY;
@@ -125,6 +130,9 @@ export class Cpuid {
     return this.find(1) !== undefined;
   }
 
+  get hasSse3(): boolean {
+    return (this.register(1, 0, ECX) & 1) !== 0;
+  }
   get hasX2apic(): boolean {
     return (this.register(1, 0, ECX) & (1 << 21)) !== 0;
   }
@@ -197,16 +205,24 @@ export class Cpuid {
     return this.#entries;
   }
 
-  /** arch/x86/kvm/cpuid.c:kvm_update_cpuid_runtime (6.18) */
+  /**
+   * arch/x86/kvm/cpuid.c:kvm_update_cpuid_runtime (6.18). What does not follow by itself, MONITOR, changes when something
+   * else does.
+   */
   #followState(vcpu: X86Vcpu): void {
     const cr4 = vcpu.registers.cr4Lo;
     const basic = this.find(1);
-    if (basic !== undefined) {
-      setBit(basic, ECX, OSXSAVE, (cr4 & CR4_OSXSAVE) !== 0);
-      setBit(basic, EDX, APIC, (vcpu.registers.apicBaseLo & APIC_BASE_ENABLE) !== 0);
-    }
     const extended = this.find(7, 0);
-    if (extended !== undefined) setBit(extended, ECX, OSPKE, (cr4 & CR4_PKE) !== 0);
+    let changed = this.stale;
+    this.stale = false;
+    if (basic !== undefined) {
+      if (setBit(basic, ECX, OSXSAVE, (cr4 & CR4_OSXSAVE) !== 0)) changed = true;
+      if (setBit(basic, EDX, APIC, (vcpu.registers.apicBaseLo & APIC_BASE_ENABLE) !== 0)) changed = true;
+    }
+    if (extended !== undefined && setBit(extended, ECX, OSPKE, (cr4 & CR4_PKE) !== 0)) changed = true;
+    const showsMwait = (vcpu.vm.settings.disabledQuirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) !== 0;
+    if (changed && showsMwait && basic !== undefined)
+      setBit(basic, ECX, MONITOR, (vcpu.msrs.miscEnable & MISC_ENABLE_MWAIT) !== 0n);
     const { xcr0 } = vcpu.fpu;
     const { facts } = vcpu.vm.vm.host;
     const host = facts.nativeCpuid === undefined ? facts.supportedCpuid : concat(facts.nativeCpuid.xsave);
@@ -230,9 +246,12 @@ function xsaveSize(host: Uint8Array, xcr0: number, compacted: boolean): number {
   return end;
 }
 
-function setBit(entry: Uint8Array, register: number, bit: number, on: boolean): void {
+/** Whether the bit was another before. */
+function setBit(entry: Uint8Array, register: number, bit: number, on: boolean): boolean {
   const value = load32(entry, register);
-  store32(entry, register, on ? value | bit : value & ~bit);
+  const wanted = on ? value | bit : value & ~bit;
+  store32(entry, register, wanted);
+  return wanted >>> 0 !== value;
 }
 
 function concat(parts: readonly Uint8Array[]): Uint8Array {

@@ -6,6 +6,7 @@
  *
  * Missing: the MSRs of nested virtualisation, Hyper-V and the PMU beyond the few that this kernel knows.
  */
+import { KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT } from "../../abi/kvm-x86.ts";
 import { LAPIC_FAULT, LAPIC_SEND_IPI } from "../../hardware/lapic.ts";
 import { hostTsc, hostTscKhz } from "./clock.ts";
 import { EFER_LMA, EFER_LME, EFER_NX, EFER_SCE } from "./registers.ts";
@@ -197,12 +198,19 @@ const wallClock: MsrRule = {
 };
 
 const SYSTEM_TIME = 0x4b56_4d01;
-/** MSR_KVM_SYSTEM_TIME, under both numbers: bit 0 switches the guest's clock page on. */
+/** bytes of struct pvclock_vcpu_time_info */
+const TIME_INFO = 32;
+/**
+ * MSR_KVM_SYSTEM_TIME, under both numbers: bit 0 switches the guest's clock page on. One that would cross a page is not
+ * (virt/kvm/pfncache.c:__kvm_gpc_activate, 6.18).
+ */
 const systemTime: MsrRule = {
   read: (vcpu) => vcpu.msrs.values.get(SYSTEM_TIME) ?? 0n,
   write(vcpu, _index, value) {
     vcpu.msrs.values.set(SYSTEM_TIME, value);
-    vcpu.msrs.kvmclockOn = (value & 1n) !== 0n;
+    const fits = Number(value & 0xffen) + TIME_INFO <= 4096;
+    if ((value & 1n) === 0n) vcpu.msrs.kvmclockOn = false;
+    else if (fits) vcpu.msrs.kvmclockOn = true;
     return true;
   },
 };
@@ -233,6 +241,21 @@ const whereOffered = (bit: number, rule: MsrRule): MsrRule => {
     read: (vcpu, index) => (refused(vcpu) ? undefined : rule.read(vcpu, index)),
     write: (vcpu, index, value) => !refused(vcpu) && rule.write(vcpu, index, value),
   };
+};
+
+/** MWAIT, bit 18, is shown in CPUID once the quirk is off; a processor without SSE3 has none. */
+const MWAIT = 1n << 18n;
+const miscEnable: MsrRule = {
+  read: ({ msrs }) => msrs.miscEnable,
+  write({ msrs, vm, cpuid }, _index, value) {
+    const quirky = (vm.settings.disabledQuirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) === 0;
+    if (!quirky && ((value ^ msrs.miscEnable) & MWAIT) !== 0n) {
+      if (!cpuid.hasSse3) return false;
+      cpuid.stale = true;
+    }
+    msrs.miscEnable = value;
+    return true;
+  },
 };
 
 /** HWCR: bits 3, 6 and 8 are dropped, 18 and 24 kept. */
@@ -295,7 +318,7 @@ const rows: readonly Row[] = [
   [0x186, 0x187, ignored()],                                   // P6_EVNTSEL
   [0x198, 0x198, constant(0x400_0000_03e8n)],                  // PERF_STATUS
   [0x199, 0x199, constant()],                                  // PERF_CTL
-  [0x1a0, 0x1a0, stored(1n)],                                  // MISC_ENABLE
+  [0x1a0, 0x1a0, miscEnable],
   [0x1c4, 0x1c5, zero],                        // XFD, XFD_ERR
   [0x1d9, 0x1d9, ignored()],                                   // DEBUGCTL
   [0x1db, 0x1de, zero],                        // LASTBRANCH, LASTINT

@@ -39,6 +39,8 @@ export class Msrs {
   readonly values = new Map<number, bigint>();
   /** the guest's clock page is on */
   kvmclockOn = false;
+  /** MISC_ENABLE: fast strings */
+  miscEnable = 1n;
   readonly #vcpu: X86Vcpu;
 
   constructor(vcpu: X86Vcpu) {

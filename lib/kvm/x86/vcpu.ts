@@ -95,6 +95,8 @@ export class X86Vcpu implements VcpuArch {
     const failed = this.cpuid.set(entries, this.vm.vm.host.facts.nativeCpuid);
     if (failed < 0) return failed;
     const { cpuid } = this;
+    cpuid.stale = true;
+    cpuid.shown(this);
     const told = {
       x2apic: cpuid.hasX2apic,
       tscDeadline: cpuid.hasTscDeadline,
