@@ -23,14 +23,25 @@ import { bug as bug20 } from "./20-host-msix-enabled-lazily.ts";
 import { bug as bug21 } from "./21-vector-0-stays.ts";
 import { bug as bug22 } from "./22-data-none-fires.ts";
 import { bug as bug23 } from "./23-self-test-clears-the-table.ts";
+import { bug as bug24 } from "./24-intx-never-comes-back.ts";
+import { bug as bug25 } from "./25-host-stays-in-msix.ts";
 import { bug as bug26 } from "./26-reset-keeps-irqfds.ts";
 import { bug as bug26b } from "./26b-reset-deadlocks.ts";
 import { bug as bug27 } from "./27-gsis-never-freed.ts";
 import { bug as bug28 } from "./28-fewer-vectors-than-asked.ts";
 import { bug as bug29 } from "./29-failure-undoes-the-block.ts";
 import { bug as bug30 } from "./30-allocation-on-unmask.ts";
+import { bug as bug31 } from "./31-eoi-not-forwarded.ts";
+import { bug as bug32 } from "./32-resampled-before-acknowledged.ts";
+import { bug as bug33 } from "./33-eoi-guessed-from-accesses.ts";
+import { bug as bug34 } from "./34-deferred-until-something-else.ts";
+import { bug as bug35 } from "./35-intx-between-request-and-disable.ts";
 import { bug as bug36 } from "./36-notification-suppressed.ts";
 import { bug as bug37 } from "./37-gsi-given-out-twice.ts";
+import { bug as bug38 } from "./38-sixteen-bits-of-a-source.ts";
+import { bug as bug39 } from "./39-forwarded-in-flight.ts";
+import { bug as bug40 } from "./40-running-before-the-controller.ts";
+import { bug as bug40b } from "./40b-one-line-two-sides.ts";
 import type { Bug } from "./bug.ts";
 
 export const zoo: readonly Bug[] = [
@@ -57,14 +68,25 @@ export const zoo: readonly Bug[] = [
   bug21,
   bug22,
   bug23,
+  bug24,
+  bug25,
   bug26,
   bug26b,
   bug27,
   bug28,
   bug29,
   bug30,
+  bug31,
+  bug32,
+  bug33,
+  bug34,
+  bug35,
   bug36,
   bug37,
+  bug38,
+  bug39,
+  bug40,
+  bug40b,
 ];
 
 export const strategies: readonly { name: string; strategy: Strategy }[] = [

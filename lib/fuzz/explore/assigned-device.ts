@@ -28,8 +28,8 @@ const GROUP = 1;
 const PCI_COMMAND_MEMORY_MASTER = 0x106;
 const BAR = { index: 0, size: 1 << 16, type: "mem", wide: false, prefetchable: false } as const;
 
-/** A host with the device: the default profile with an IOMMU in front of it. */
-export function hostWithDevice(vectors: number, postedInterrupts = false): Profile {
+/** A host with the device: the default profile with an IOMMU in front of it; `host`: more facts about it. */
+export function hostWithDevice(vectors: number, host: Readonly<Record<string, unknown>> = {}): Profile {
   const config = pciImage({
     pin: 1,
     bars: [BAR],
@@ -52,7 +52,7 @@ export function hostWithDevice(vectors: number, postedInterrupts = false): Profi
       intremap: true,
       cpus: 1,
       modules: ["vfio"],
-      posted_interrupts: postedInterrupts,
+      ...host,
     },
     devices: [described],
     pci: [listed],

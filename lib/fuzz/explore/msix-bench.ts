@@ -175,7 +175,8 @@ export class MsixBench {
   constructor(options: BenchOptions) {
     this.#options = options;
     const { vectors, assigned = false, posted = false } = options;
-    const profile = options.profile ?? (assigned ? hostWithDevice(vectors, posted) : undefined);
+    const profile =
+      options.profile ?? (assigned ? hostWithDevice(vectors, { posted_interrupts: posted }) : undefined);
     this.machine = new Machine(profile, { policy: byHand });
     const process = this.machine.process();
     this.process = process;
