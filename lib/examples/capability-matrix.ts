@@ -48,10 +48,10 @@ const INTERRUPT = 0x41;
 
 const asking: Record<MatrixRequest, (vm: StagedVm, profile: MatrixProfile) => number> = {
   KVM_SET_GSI_ROUTING({ kernel, vm }, { gsi, message }) {
-    const routes = new RouteTable(gsi + 1, [], new Map([[gsi, message]]));
+    const routes = new RouteTable(gsi + 1, [], new Map([[gsi, message(0)]]));
     return kernel.ioctl(vm, KVM_SET_GSI_ROUTING, routes.encode());
   },
-  KVM_SIGNAL_MSI: ({ kernel, vm }, { message }) => kernel.ioctl(vm, KVM_SIGNAL_MSI, msi(message)),
+  KVM_SIGNAL_MSI: ({ kernel, vm }, { message }) => kernel.ioctl(vm, KVM_SIGNAL_MSI, msi(message(0))),
   KVM_IRQFD: ({ kernel, vm }, { gsi }) =>
     kernel.ioctl(vm, KVM_IRQFD, KvmIrqfd.encode({ fd: kernel.eventfd2(0, 0), gsi })),
   "KVM_IRQFD with resample"({ kernel, vm }, { gsi }) {

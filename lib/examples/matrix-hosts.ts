@@ -42,19 +42,24 @@ import { KVM_GET_SREGS, KVM_SET_REGS, KVM_SET_SREGS, KvmRegs, KvmSregs } from ".
 import { store64 } from "../abi/struct.ts";
 import type { Process } from "../kernel/process.ts";
 import type { Syscalls } from "../kernel/syscalls.ts";
-import { store as storeOfArm64 } from "../kvm/arm64/guest.ts";
+import { type Guest as GuestOfArm64, store as storeOfArm64 } from "../kvm/arm64/guest.ts";
 import type { Arm64Vcpu } from "../kvm/arm64/vcpu.ts";
-import { store as storeOfPower } from "../kvm/ppc/guest.ts";
+import { type Guest as GuestOfPower, hypercall, store as storeOfPower } from "../kvm/ppc/guest.ts";
+import { H_CPPR, H_EOI, H_XIRR } from "../kvm/ppc/hypercalls.ts";
 import type { PpcVcpu } from "../kvm/ppc/vcpu.ts";
 import type { VcpuFile } from "../kvm/vcpu.ts";
 import { builtinHosts } from "../machine/builtin.ts";
 import { Machine } from "../machine/machine.ts";
 import { profileFromHeader } from "../machine/profile.ts";
 import type { Message } from "../vmm/route-table.ts";
-import { enableLapic } from "./x86-vm.ts";
+import { FIRST_LPI, RAM, RAM_SIZE, setUp, takeAll } from "./its-guest.ts";
+import { enableLapic, requestedVectors } from "./x86-vm.ts";
 
 export const stages = ["before the irqchip", "created", "initialised", "after the first run"] as const;
 export type Stage = (typeof stages)[number];
+
+/** How many interrupts a VM is set up for. */
+export const MESSAGES = 4;
 
 /** A VM at some stage. */
 export interface StagedVm {
@@ -64,6 +69,8 @@ export interface StagedVm {
   vcpu(): number;
   /** what the first KVM_RUN answered */
   readonly ran: number | undefined;
+  /** runs the guest once more: the interrupts that came, by the messages that mean them; after the first run */
+  came(): number[];
 }
 
 /** A combination of kernel and controller. */
@@ -71,9 +78,9 @@ export interface MatrixProfile {
   readonly name: string;
   /** of builtinHosts */
   readonly host: string;
-  /** a message that means one interrupt */
-  readonly message: Message;
-  /** for irqfds and routes */
+  /** messages 0 to 3 mean an interrupt each */
+  message(index: number): Message;
+  /** for irqfds and routes: this one and the three that follow; on POWER they are the sources of the messages */
   readonly gsi: number;
   /** as KVM_IRQ_LINE names it */
   readonly line: number;
@@ -108,22 +115,42 @@ const NOWHERE = 0x9000_0000;
 const cpuOf = (kernel: Syscalls, fd: number): unknown =>
   ((kernel as Process).fds.get(fd) as VcpuFile).vcpu.arch;
 
+/** Memory of the program becomes memory of the guest: its address. */
+function mapMemory(kernel: Syscalls, vm: number, guest: number, size: number): number {
+  const address = kernel.mmap(0, size, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, -1, 0);
+  const region = {
+    guest_phys_addr: BigInt(guest),
+    memory_size: BigInt(size),
+    userspace_addr: BigInt(address),
+  };
+  kernel.ioctl(vm, KVM_SET_USER_MEMORY_REGION, KvmUserspaceMemoryRegion.encode(region));
+  return address;
+}
+
+/** The runs of a scripted guest; `first` is the number of the interrupt of message 0. */
+const runs = (kernel: Syscalls, vcpu: number, stage: Stage, taken: number[], first: number) => ({
+  ran: stage === "after the first run" ? kernel.ioctl(vcpu, KVM_RUN, 0) : undefined,
+  came(): number[] {
+    kernel.ioctl(vcpu, KVM_RUN, 0);
+    return [...new Set(taken)].sort((a, b) => a - b).map((number) => number - first);
+  },
+});
+
+const PROT_READ_WRITE = 3;
+const MAP_PRIVATE_ANONYMOUS = 0x22;
+
 // ---- x86 -----------------------------------------------------------------------------------------------------------
 
 const PAGE = 0x1000;
-const PROT_READ_WRITE = 3;
-const MAP_PRIVATE_ANONYMOUS = 0x22;
 /** out %al, $0x80: an exit to user space */
 const GUEST = Uint8Array.of(0xe6, 0x80);
 
 /** KVM_RUN of a guest of one instruction, in real mode at address 0. */
 function runX86(kernel: Syscalls, vm: number, vcpu: number): number {
-  const userspace_addr = kernel.mmap(0, PAGE, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, -1, 0);
+  const memory = mapMemory(kernel, vm, 0, PAGE);
   GUEST.forEach((byte, i) => {
-    kernel.store(userspace_addr + i, 1, byte);
+    kernel.store(memory + i, 1, byte);
   });
-  const slot = { memory_size: BigInt(PAGE), userspace_addr: BigInt(userspace_addr) };
-  kernel.ioctl(vm, KVM_SET_USER_MEMORY_REGION, KvmUserspaceMemoryRegion.encode(slot));
   const sregs = new Uint8Array(KvmSregs.size);
   kernel.ioctl(vcpu, KVM_GET_SREGS, sregs);
   const cs = KvmSregs.at(sregs).cs;
@@ -133,6 +160,8 @@ function runX86(kernel: Syscalls, vm: number, vcpu: number): number {
   kernel.ioctl(vcpu, KVM_SET_REGS, KvmRegs.encode({ rflags: 2n }));
   return kernel.ioctl(vcpu, KVM_RUN, 0);
 }
+
+const VECTOR = 0x41;
 
 type X86Mode = "full" | "split" | "none";
 
@@ -144,7 +173,7 @@ function createX86(kernel: Syscalls, vm: number, mode: X86Mode): void {
 const x86 = (mode: X86Mode): MatrixProfile => ({
   name: `x86 ${mode}`,
   host: "x86_64_6_18_pvm",
-  message: { addressHi: 0, addressLo: 0xfee0_0000, data: 0x41 },
+  message: (index) => ({ addressHi: 0, addressLo: 0xfee0_0000, data: VECTOR + index }),
   gsi: 40,
   line: 5,
   reach(kernel, stage) {
@@ -155,19 +184,38 @@ const x86 = (mode: X86Mode): MatrixProfile => ({
     if (reached >= 1) createX86(kernel, vm, mode);
     if (reached >= 1 && mode === "none") vcpu();
     if (reached >= 2 && mode !== "none") enableLapic(kernel, vcpu());
-    return { kernel, vm, vcpu, ran: reached >= 3 ? runX86(kernel, vm, vcpu()) : undefined };
+    return {
+      kernel,
+      vm,
+      vcpu,
+      ran: reached >= 3 ? runX86(kernel, vm, vcpu()) : undefined,
+      came: () => (mode === "none" ? [] : requestedVectors(kernel, vcpu()).map((vector) => vector - VECTOR)),
+    };
   },
 });
 
 // ---- POWER ---------------------------------------------------------------------------------------------------------
 
 const SOURCE = 0x1000;
+const XISR = 0xff_ffff;
 const PRIORITY_5 = 5n << 32n;
+
+/** Leaves, then takes what came. */
+function* powerGuest(taken: number[]): GuestOfPower {
+  yield* storeOfPower(NOWHERE, 4, 1);
+  yield* hypercall(H_CPPR, 0xff);
+  for (;;) {
+    const [, xirr] = yield* hypercall(H_XIRR);
+    if ((xirr & XISR) === 0) return;
+    taken.push(xirr & XISR);
+    yield* hypercall(H_EOI, xirr);
+  }
+}
 
 const power = (flavour: string, host: string): MatrixProfile => ({
   name: `POWER ${flavour}`,
   host,
-  message: { addressHi: 0x400, addressLo: 0, data: SOURCE },
+  message: (index) => ({ addressHi: 0x400, addressLo: 0, data: SOURCE + index }),
   gsi: SOURCE,
   line: SOURCE,
   reach(kernel, stage) {
@@ -178,12 +226,12 @@ const power = (flavour: string, host: string): MatrixProfile => ({
     const xics = reached >= 1 ? createDevice(kernel, vm, KVM_DEV_TYPE_XICS) : -1;
     if (reached >= 2) {
       enableCap(kernel, vcpu, KVM_CAP_IRQ_XICS, xics, 0);
-      setAttr(kernel, xics, KVM_DEV_XICS_GRP_SOURCES, SOURCE, PRIORITY_5);
+      for (let index = 0; index < MESSAGES; index++)
+        setAttr(kernel, xics, KVM_DEV_XICS_GRP_SOURCES, SOURCE + index, PRIORITY_5);
     }
-    if (reached >= 3) {
-      (cpuOf(kernel, vcpu) as PpcVcpu).load(storeOfPower(NOWHERE, 4, 1));
-    }
-    return { kernel, vm, vcpu: () => vcpu, ran: reached >= 3 ? kernel.ioctl(vcpu, KVM_RUN, 0) : undefined };
+    const taken: number[] = [];
+    if (reached >= 3) (cpuOf(kernel, vcpu) as PpcVcpu).load(powerGuest(taken));
+    return { kernel, vm, vcpu: () => vcpu, ...runs(kernel, vcpu, stage, taken, SOURCE) };
   },
 });
 
@@ -222,10 +270,22 @@ const controllers = {
   },
 };
 
+/** Sets its controller up and leaves, then takes what came. */
+function* armGuest(its: number | undefined, taken: number[]): GuestOfArm64 {
+  yield* setUp(GICD, GICR, its, MESSAGES);
+  yield* storeOfArm64(NOWHERE, 4, 1);
+  yield* takeAll(taken);
+}
+
 const arm = (gic: keyof typeof controllers, host: string): MatrixProfile => ({
   name: `ARM ${gic}`,
   host,
-  message: { addressHi: 0, addressLo: DOORBELL, data: 0, ...(gic === "v3+ITS" && { devid: 0 }) },
+  message: (index) => ({
+    addressHi: 0,
+    addressLo: DOORBELL,
+    data: index,
+    ...(gic === "v3+ITS" && { devid: 0 }),
+  }),
   gsi: 40,
   line: SPI_33,
   reach(kernel, stage) {
@@ -243,10 +303,12 @@ const arm = (gic: keyof typeof controllers, host: string): MatrixProfile => ({
           setAttr(kernel, fd, KVM_DEV_ARM_VGIC_GRP_ADDR, kind, BigInt(address));
         setAttr(kernel, fd, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT);
       }
+    const taken: number[] = [];
     if (reached >= 3) {
-      (cpuOf(kernel, vcpu) as Arm64Vcpu).load(storeOfArm64(NOWHERE, 4, 1));
+      mapMemory(kernel, vm, RAM, RAM_SIZE);
+      (cpuOf(kernel, vcpu) as Arm64Vcpu).load(armGuest(gic === "v3+ITS" ? ITS : undefined, taken));
     }
-    return { kernel, vm, vcpu: () => vcpu, ran: reached >= 3 ? kernel.ioctl(vcpu, KVM_RUN, 0) : undefined };
+    return { kernel, vm, vcpu: () => vcpu, ...runs(kernel, vcpu, stage, taken, FIRST_LPI) };
   },
 });
 
