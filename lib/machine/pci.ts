@@ -71,6 +71,7 @@ interface DeviceDescription extends VfioDeviceDescription {
 
 export class MachinePci implements PciHardware {
   readonly irqs: HostIrqs;
+  readonly nointxmask: boolean;
   readonly unmodelled: { offset: number; length: number }[] = [];
   readonly #devices = new Map<string, PciDevice>();
   readonly #pci: readonly PciDescription[];
@@ -85,6 +86,7 @@ export class MachinePci implements PciHardware {
   ) {
     this.#pci = profile.pci as readonly PciDescription[];
     this.#models = models;
+    this.nointxmask = (profile.host.vfio_params as Record<string, unknown> | undefined)?.nointxmask === "Y";
     const { host } = profile;
     const system = behaviour.irqMoveWithoutVector
       ? SYSTEM_VECTORS

@@ -91,6 +91,8 @@ import { enableVirqfd, eventfdOf, type Virqfd } from "./virqfd.ts";
 /** The PCI devices of a host as hardware, and the interrupts of the host they are wired to. */
 export interface PciHardware {
   readonly irqs: HostIrqs;
+  /** vfio-pci was loaded with this option: INTx is masked at the pin. Its parameter in sysfs changes nothing later */
+  readonly nointxmask: boolean;
   /** a function that the profile does not describe has its ids, and nothing else */
   device(address: string): PciDevice;
   /** registers that were read though no model knows them, as ranges of the device's file; whoever compares takes them */
@@ -156,9 +158,9 @@ export class PciVfioDevice extends VfioDevice implements RegionOwner, ConfigEffe
     this.#command(pci.command | this.#decoding());
     this.resetWorks = resetFunction(pci, hardware.irqs) === 0;
     this.#opened = saveState(pci);
-    const broken = !this.host.options.nointxmask && hasBrokenIntx(pci);
+    const broken = !hardware.nointxmask && hasBrokenIntx(pci);
     this.irqs.withoutIntx = broken;
-    this.irqs.pci23 = this.#canDisableIntx() && !this.host.options.nointxmask && !broken;
+    this.irqs.pci23 = this.#canDisableIntx() && !hardware.nointxmask && !broken;
     if (broken) this.#command(pci.command | PCI_COMMAND_INTX_DISABLE);
     if (this.irqs.pci23) this.#command(pci.command & ~PCI_COMMAND_INTX_DISABLE);
     if (faults.allocation("pci config map") || faults.allocation("virtual config")) {
