@@ -7,6 +7,8 @@ import { moving } from "./affinity.ts";
 import * as assignedMsix from "./assigned-msix.ts";
 import { claims as assignedMsixClaims } from "./assigned-msix-claims.ts";
 import type { Claim } from "./claims.ts";
+import * as forwarded from "./forwarded.ts";
+import { claims as forwardedClaims } from "./forwarded-claims.ts";
 import * as irqchips from "./irqchips.ts";
 import { claims as irqchipsClaims } from "./irqchips-claims.ts";
 import * as msiToGsi from "./msi-to-gsi.ts";
@@ -72,6 +74,22 @@ export const threads: readonly Thread[] = [
       { program: moving("remapping, old vector released at once"), options: all },
     ],
     claims: remappingClaims,
+  },
+  {
+    name: "003 forwarded interrupts on ARM",
+    print: forwarded.print,
+    failures: [
+      {
+        program: forwarded.device("level", { ...forwarded.forwarded, forwarded: false, unmasks: true }),
+        options: forwarded.search,
+      },
+      {
+        program: forwarded.device("level", { ...forwarded.forwarded, forwarded: false, masks: true }),
+        options: forwarded.search,
+      },
+      { program: forwarded.sharedTimer(false), options: forwarded.search },
+    ],
+    claims: forwardedClaims,
   },
 ];
 
