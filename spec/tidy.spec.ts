@@ -185,6 +185,8 @@ describe("files", () => {
       "vmm/index.ts",
       "cli/main.ts",
       "examples/seeds.ts",
+      "examples/matrix.ts",
+      "examples/resampling.ts",
     ]);
     const dead = sources.filter(({ path, name }) => !imported.has(path) && !entries.has(name));
     expect(dead.map(({ name }) => name)).toEqual([]);

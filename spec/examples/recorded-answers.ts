@@ -117,7 +117,8 @@ function asked(vm: Vm, request: MatrixRequest, profile: string, stage: Stage, by
   }
   if (profile !== "ARM v3+ITS" || stage === "before the irqchip") return true;
   const doorbell = load32(bytes, 12) === 1 && load32(bytes, 0) === vm.itsBase + 0x1_0040;
-  return !vm.itsTouched && (doorbell || stage === "created");
+  // what a guest has told its ITS is not seen here; an ITS that is only created is nowhere yet
+  return !vm.itsTouched && !vm.ran && (stage === "created" ? vm.itsBase < 0 : doorbell);
 }
 
 /** What a line asks, if its argument is well-formed. */
