@@ -15,6 +15,7 @@ export {
   type Kernel as ComparedKernel,
   newCounts,
 } from "./differential.ts";
+export { AssignedDevice, hostWithDevice } from "./explore/assigned-device.ts";
 export {
   type Counterexample,
   type ExploreOptions,
@@ -23,6 +24,14 @@ export {
   NotDeterministic,
   type Strategy,
 } from "./explore/explore.ts";
+export {
+  type HandlerStep,
+  LevelBench,
+  type LevelOptions,
+  type LevelVmm,
+  ResamplingVmm,
+} from "./explore/level-bench.ts";
+export { ModeBench, type ModeOptions, type ModeStep, type ModeVmm } from "./explore/mode-bench.ts";
 export { type BenchOptions, type GuestStep, MsixBench, type MsixVmm } from "./explore/msix-bench.ts";
 export { type Delivery, Receiver } from "./explore/receiver.ts";
 export { toHtml, toMermaid, toPerfetto, toText } from "./explore/report.ts";
