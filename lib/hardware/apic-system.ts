@@ -33,6 +33,8 @@ export interface ApicSettings {
    * first in vCPU order hid the others physically, the last logically.
    */
   oneToOneIdMap: boolean;
+  /** User space does not want EOI broadcasts to be suppressible, whatever the controllers (6.18). */
+  broadcastsEveryEoi: boolean;
   /**
    * In x2APIC mode the id is the vCPU's number whatever KVM_SET_LAPIC says, and leaving x2APIC mode restores the
    * xAPIC id (6.18). Before (6.1), the id of a KVM_SET_LAPIC was taken as it came.
@@ -70,6 +72,7 @@ export class ApicSystem {
       busCycleNs: 1,
       minTimerPeriodNs: 200_000,
       oneToOneIdMap: true,
+      broadcastsEveryEoi: false,
       readonlyX2apicId: true,
       ...settings,
     };

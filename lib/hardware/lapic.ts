@@ -256,7 +256,8 @@ export class Lapic {
   }
 
   private setVersion(): void {
-    const directed = this.cpuid.x2apic && !this.system.settings.ioapicInKernel ? R.LVR_DIRECTED_EOI : 0;
+    const { ioapicInKernel, broadcastsEveryEoi } = this.system.settings;
+    const directed = this.cpuid.x2apic && !ioapicInKernel && !broadcastsEveryEoi ? R.LVR_DIRECTED_EOI : 0;
     this.regs[R.APIC_LVR >> 2] = R.APIC_VERSION | ((this.lvtCount - 1) << 16) | directed;
   }
 

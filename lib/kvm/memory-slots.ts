@@ -229,9 +229,10 @@ export class MemorySlots {
   }
 
   /** KVM_CLEAR_DIRTY_LOG: clears the pages whose bits are set in the user's bitmap. */
-  clearDirtyLog(slotNumber: number, firstPage: number, pages: number, user: Argument): number {
+  clearDirtyLog(slotNumber: number, first: bigint, pages: number, user: Argument): number {
     if (!this.#vm.usesDirtyBitmap) return -ENXIO;
-    if (firstPage % 64 !== 0) return -EINVAL;
+    if (first % 64n !== 0n) return -EINVAL;
+    const firstPage = Number(first);
     const slot = this.#logged(slotNumber);
     if (typeof slot === "number") return slot;
     if (firstPage > slot.pages || pages > slot.pages - firstPage) return -EINVAL;
@@ -318,7 +319,7 @@ export function clearDirtyLog(file: VmFile, user: Argument): number {
   const log = KvmClearDirtyLog.at(user.bytes, user.at);
   return file.vm.slots.clearDirtyLog(
     log.slot,
-    Number(log.first_page),
+    log.first_page,
     log.num_pages,
     user.pointer(Number(log.dirty_bitmap)),
   );

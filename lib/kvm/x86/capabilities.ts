@@ -38,6 +38,8 @@ export interface VmSettings {
   disabledQuirks: number;
   /** KVM_X2APIC_API_* */
   x2apicApi: number;
+  /** the last that was said about suppressing EOI broadcasts was no */
+  broadcastsEveryEoi: boolean;
   /** KVM_X86_DISABLE_EXITS_* */
   disabledExits: number;
   guestReadsPlatformInfo: boolean;
@@ -57,6 +59,7 @@ export interface VmSettings {
 export const newSettings = (): VmSettings => ({
   disabledQuirks: 0,
   x2apicApi: 0,
+  broadcastsEveryEoi: false,
   disabledExits: 0,
   guestReadsPlatformInfo: true,
   exceptionPayload: false,
@@ -191,6 +194,8 @@ function enableX2apicApi(vm: X86Vm, argument: bigint): number {
   const suppress = X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST | X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST;
   if ((wanted & suppress) === suppress) return -EINVAL;
   vm.settings.x2apicApi |= wanted;
+  if ((wanted & suppress) !== 0)
+    vm.settings.broadcastsEveryEoi = (wanted & X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST) !== 0;
   tellApics(vm);
   return 0;
 }
@@ -198,13 +203,14 @@ function enableX2apicApi(vm: X86Vm, argument: bigint): number {
 /** The local APICs follow the settings, made before them or after. */
 export function tellApics(vm: X86Vm): void {
   if (vm.irqchip === undefined) return;
-  const { x2apicApi, disabledQuirks, apicBusCycleNs } = vm.settings;
+  const { x2apicApi, disabledQuirks, apicBusCycleNs, broadcastsEveryEoi } = vm.settings;
   const { settings } = vm.irqchip.system;
   settings.x2apicFormat = (x2apicApi & X2APIC_USE_32BIT_IDS) !== 0;
   settings.broadcastQuirkDisabled = (x2apicApi & X2APIC_DISABLE_BROADCAST_QUIRK) !== 0;
   settings.lint0Reenabled = (disabledQuirks & KVM_X86_QUIRK_LINT0_REENABLED) === 0;
   settings.mmioHole = (disabledQuirks & KVM_X86_QUIRK_LAPIC_MMIO_HOLE) === 0;
   settings.busCycleNs = apicBusCycleNs;
+  settings.broadcastsEveryEoi = broadcastsEveryEoi;
 }
 
 /** What KVM_CHECK_EXTENSION(KVM_CAP_X2APIC_API) answers: bit 2 needs a split irqchip. */
