@@ -185,6 +185,7 @@ describe("files", () => {
       "vmm/index.ts",
       "cli/main.ts",
       "examples/seeds.ts",
+      "examples/vmm.ts",
       "examples/matrix.ts",
       "examples/resampling.ts",
     ]);

@@ -5,6 +5,9 @@
 export { type Co, counted, Direct, drain, type Linux, Mutex, now } from "./co.ts";
 export { HostBridge } from "./host-bridge.ts";
 export { Irqchip, type IrqchipOptions, type MsiMapper } from "./irqchip.ts";
+export { KvmAssignedMsix } from "./kvm-assigned-msix.ts";
 export { type GuestWrite, MsiVector, type MsiVectorOptions } from "./msi-vector.ts";
+export { AssignedMsix, type AssignedMsixOptions, type HostMsix, type MsixPolicy } from "./pci-assign.ts";
 export { type Message, type PinRoute, RouteTable } from "./route-table.ts";
 export { SourceNumbers, SpaprPhb } from "./spapr-phb.ts";
+export { enableVfioIntx, openVfioDevice, setIrqs, VfioMsix } from "./vfio-pci.ts";
