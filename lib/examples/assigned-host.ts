@@ -24,33 +24,56 @@ export interface AssignedHostOptions {
   readonly remapping?: boolean;
 }
 
-const bar = { index: 0, size: 8192, type: "mem", wide: false, prefetchable: false } as const;
+/** A function of a host's bus as a profile describes it. */
+export interface DeviceOptions {
+  readonly address: string;
+  readonly device: number;
+  readonly group: number;
+  /** pin of the host's interrupt controllers */
+  readonly irq: number;
+  /** bytes of BAR 0 */
+  readonly size: number;
+  /** vectors; the table lies in the second half of BAR 0 */
+  readonly msix?: number;
+  readonly resets?: readonly ResetMethod[];
+}
 
-function describe(resets: readonly ResetMethod[]) {
+export function describeDevice({ address, device, group, irq, size, msix, resets = [] }: DeviceOptions) {
+  const bar = { index: 0, size, type: "mem", wide: false, prefetchable: false } as const;
+  const table = size / 2;
   const config = pciImage({
     vendor: 0x1af4,
-    device: 0x10ff,
+    device,
     pin: 1,
     bars: [bar],
     capabilities: [
-      { kind: "msix", vectors: VECTORS, table: [0, 4096], pending: [0, 6144] },
+      ...(msix === undefined
+        ? []
+        : [
+            {
+              kind: "msix" as const,
+              vectors: msix,
+              table: [0, table] as [number, number],
+              pending: [0, table + size / 4] as [number, number],
+            },
+          ]),
       { kind: "pm" },
       { kind: "exp", flr: resets.includes("flr") },
     ],
   });
   return {
-    bdf: ADDRESS,
+    bdf: address,
     vendor: "0x1af4",
-    device: "0x10ff",
+    device: `0x${device.toString(16)}`,
     class: "0x00ff00",
-    group: GROUP,
+    group,
     driver: "vfio-pci",
     config: [...config].map((byte) => byte.toString(16).padStart(2, "0")).join(""),
     config_size: config.length,
     bars: [{ ...bar, "64bit": false }],
     reset_methods: resets,
-    irq: 20,
-    vfio_dev: "vfio0",
+    irq,
+    vfio_dev: `vfio${group}`,
   };
 }
 
@@ -74,7 +97,15 @@ function makeProfile({
 }: AssignedHostOptions): Profile {
   const base: ProfileHeader = release === "3.7" ? x86_64_3_7 : { ...x86_64_6_18_pvm, kernel: release };
   const host = { cpus: 2, iommu: "intel", intremap: true, modules: ["vfio"], ...base.host };
-  const device = describe(resets);
+  const device = describeDevice({
+    address: ADDRESS,
+    device: 0x10ff,
+    group: GROUP,
+    irq: 20,
+    size: 8192,
+    msix: VECTORS,
+    resets,
+  });
   const profile = profileFromHeader({
     ...base,
     host: iommu === undefined ? host : { ...host, iommu, intremap: remapping && iommu !== null },

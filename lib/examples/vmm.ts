@@ -1,0 +1,4 @@
+/** Runs the small VMM and prints what happened. */
+import { runSmallVmm } from "./small-vmm.ts";
+
+for (const line of runSmallVmm()) console.log(line);
