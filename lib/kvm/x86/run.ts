@@ -25,7 +25,8 @@ import {
   KVM_MP_STATE_UNINITIALIZED,
 } from "../../abi/kvm.ts";
 import { load32, load64, store32, store64 } from "../../abi/struct.ts";
-import { Cpu } from "../../hardware/x86/cpu.ts";
+import type { Bus } from "../../hardware/x86/bus.ts";
+import { Cpu, type CpuOptions } from "../../hardware/x86/cpu.ts";
 import {
   DF_FAULT,
   EXCEPTION,
@@ -100,6 +101,9 @@ const QUIRK_OUT_7E = 1 << 3;
 /** What the next entry has to finish. */
 type Unfinished = "nothing" | "port" | "mmio" | "writes" | "out" | "msr";
 
+/** Makes the processor of a vCPU: one that runs machine code, or something in its place. */
+export type MakeCpu = (state: CpuState, bus: Bus, options: Partial<CpuOptions>) => Cpu;
+
 export class Runner {
   readonly #vcpu: X86Vcpu;
   readonly cpu: Cpu;
@@ -114,7 +118,7 @@ export class Runner {
   #budget = 0;
   readonly #instruction = new Uint8Array(INSTRUCTION_BYTES);
 
-  constructor(vcpu: X86Vcpu) {
+  constructor(vcpu: X86Vcpu, make: MakeCpu = (state, bus, options) => new Cpu(state, bus, options)) {
     const { vm } = vcpu.vcpu;
     this.#vcpu = vcpu;
     this.#page = new RunPage(vcpu.vcpu.pages);
@@ -122,7 +126,7 @@ export class Runner {
     const { kernelCodeEmulated, pagingOnlyInLongMode } = vm.host.behaviour;
     this.#emulated = kernelCodeEmulated;
     this.#bus = new GuestBus(vcpu);
-    this.cpu = new Cpu(new CpuState(), this.#bus, {
+    this.cpu = make(new CpuState(), this.#bus, {
       emulated: this.#emulated,
       portRestarts: !this.#emulated,
       pagingIsLong: pagingOnlyInLongMode,
