@@ -14,7 +14,7 @@ import {
   KvmEnableCap,
 } from "../abi/kvm.ts";
 import { KVM_DEV_XICS_GRP_SOURCES } from "../abi/kvm-ppc.ts";
-import { load32, store32 } from "../abi/struct.ts";
+import { load64, store32 } from "../abi/struct.ts";
 import type { Process } from "../kernel/process.ts";
 import type { Policy } from "../kernel/work-queue.ts";
 import type { IrqchipProposal } from "../kvm/irqchip-type.ts";
@@ -101,12 +101,18 @@ export class PowerVm {
     return this.#source(KVM_SET_DEVICE_ATTR, number, state);
   }
 
-  /** How many interrupts of a source are under way, 0 to 2; −errno for one that is not set up. */
-  pending(number: number): number {
+  /** The word of a source: its state in the upper half, its server in the lower; −errno for one that is not set up. */
+  word(number: number): bigint | number {
     const state = new Uint8Array(8);
     const result = this.#source(KVM_GET_DEVICE_ATTR, number, state);
-    if (result < 0) return result;
-    const high = load32(state, 4);
+    return result < 0 ? result : load64(state, 0);
+  }
+
+  /** How many interrupts of a source are under way, 0 to 2; −errno for one that is not set up. */
+  pending(number: number): number {
+    const word = this.word(number);
+    if (typeof word === "number") return word;
+    const high = Number(word >> 32n);
     return ((high & PRESENTED) !== 0 ? 1 : 0) + ((high & QUEUED) !== 0 ? 1 : 0);
   }
 }
