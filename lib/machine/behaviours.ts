@@ -151,6 +151,12 @@ export const behaviourTable: readonly Row[] = [
     source: "traces: arm64-kvm-6.12/vgicv3-attr call 105 ENXIO, -7.2 0; the releases between are not known",
   },
   {
+    behaviour: "vgicIdentifiedEarly",
+    since: "6.17",
+    source:
+      "arch/arm64/kvm/vgic/vgic-kvm-device.c:reg_allowed_pre_init; recordings: arm64-6.12/gicv3-identification EBUSY, -7.2 0; the releases between are not recorded",
+  },
+  {
     behaviour: "armEventsNeedInit",
     since: "7.2",
     source: "traces: arm64-kvm-6.12/system call 663 is 0, -7.2 ENOEXEC; the releases between are not known",
@@ -248,11 +254,21 @@ export function releaseAtLeast(a: string, b: string): boolean {
   return majorA > majorB || (majorA === majorB && minorA >= minorB);
 }
 
+/** Worked out once for each release and flavour: machines are made by the thousand. */
+const known = new Map<string, Behaviour>();
+
 /** How a release behaves, of a KVM flavour where that matters. */
 export function behaviourOf(release: string, flavour: string | null = null): Behaviour {
+  const key = `${release} ${flavour}`;
+  let behaviour = known.get(key);
+  if (behaviour === undefined) known.set(key, (behaviour = workedOut(release, flavour)));
+  return behaviour;
+}
+
+function workedOut(release: string, flavour: string | null): Behaviour {
   const entries = behaviourTable.map((row) => [
     row.behaviour,
     releaseAtLeast(release, row.since) && (row.flavour === undefined || row.flavour === flavour),
   ]);
-  return Object.fromEntries(entries) as unknown as Behaviour;
+  return Object.freeze(Object.fromEntries(entries)) as unknown as Behaviour;
 }

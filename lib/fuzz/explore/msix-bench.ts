@@ -7,7 +7,7 @@
  * - **nothing comes through a mask**: no delivery for edges that were all raised while the vector was masked, before it
  *   is unmasked. Before the guest unmasks a vector, it is masked.
  * - **pending is shown**: when everything is quiet, a masked vector with an undelivered edge reads as pending, and an
- *   unmasked one does not.
+ *   unmasked one, or one without such an edge, does not.
  * - **no stale route**: a delivery carries the data that the guest had programmed when, or after, the edge was raised.
  * - **no interrupt out of nothing**: never more deliveries than edges.
  * - **an armed eventfd leads somewhere**: whenever the VMM is not in the middle of a change, every irqfd's GSI has a
@@ -35,6 +35,7 @@ import {
   KVM_IRQFD_FLAG_DEASSIGN,
   KVM_SET_GSI_ROUTING,
   KvmIrqfd,
+  KvmIrqRouting,
   KvmIrqRoutingEntry,
 } from "../../abi/kvm.ts";
 import { KVM_GET_LAPIC, KVM_SET_LAPIC, KvmLapicState } from "../../abi/kvm-x86.ts";
@@ -133,6 +134,8 @@ export interface BenchOptions {
   guest: readonly GuestStep[] | readonly (readonly GuestStep[])[];
   /** which vectors the device raises, in order */
   device: readonly number[];
+  /** vCPUs that can receive (1) */
+  vcpus?: number;
   /** whether MSI-X is on from the beginning (it is) */
   enabled?: boolean;
   /** false: vectors have no masks of their own, as with MSI */
@@ -184,12 +187,15 @@ export class MsixBench {
     const kvm = process.open("/dev/kvm", 2);
     this.vm = process.ioctl(kvm, KVM_CREATE_VM, 0);
     process.ioctl(this.vm, KVM_CREATE_IRQCHIP, 0);
-    const vcpu = process.ioctl(this.vm, KVM_CREATE_VCPU, 0);
-    const lapic = new Uint8Array(KvmLapicState.size);
-    process.ioctl(vcpu, KVM_GET_LAPIC, lapic);
-    store32(lapic, SPIV, 0x1ff);
-    process.ioctl(vcpu, KVM_SET_LAPIC, lapic);
-    this.receiver = new Receiver(process, [vcpu]);
+    const vcpus = Array.from({ length: options.vcpus ?? 1 }, (_, id) => {
+      const vcpu = process.ioctl(this.vm, KVM_CREATE_VCPU, id);
+      const lapic = new Uint8Array(KvmLapicState.size);
+      process.ioctl(vcpu, KVM_GET_LAPIC, lapic);
+      store32(lapic, SPIV, 0x1ff);
+      process.ioctl(vcpu, KVM_SET_LAPIC, lapic);
+      return vcpu;
+    });
+    this.receiver = new Receiver(process, vcpus);
     if (assigned) this.assigned = new AssignedDevice(this.machine, process);
     this.eventfds = Array.from({ length: vectors }, () => process.eventfd2(0, EFD_NONBLOCK));
     this.#descriptors = process.fds.open.length;
@@ -556,7 +562,8 @@ export class MsixBench {
       if (!state.masked && !since && state.edges > 0) return `the last edge of vector ${vector} was lost`;
       if (state.masked && !since && !pending && state.edges > 0)
         return `vector ${vector} is masked, its last edge was not delivered, and it does not read as pending`;
-      if (state.edges === 0 && pending) return `vector ${vector} reads as pending, and was never raised`;
+      if (pending && state.edges === state.deliveries)
+        return `vector ${vector} reads as pending, and each of its ${state.edges} edges was delivered`;
       if (!state.masked && pending) return `vector ${vector} is unmasked and still reads as pending`;
     }
     return undefined;
@@ -576,18 +583,14 @@ export class MsixBench {
 
   /** Replaces the routing table by messages: GSI → data, all to APIC 0. */
   setRoutes(routes: ReadonlyMap<number, number>): Thread<number> {
-    const bytes = new Uint8Array(8 + routes.size * KvmIrqRoutingEntry.size);
+    const bytes = new Uint8Array(KvmIrqRouting.size + routes.size * KvmIrqRoutingEntry.size);
     store32(bytes, 0, routes.size);
-    let at = 8;
+    let at = KvmIrqRouting.size;
     for (const [gsi, data] of routes) {
-      bytes.set(
-        KvmIrqRoutingEntry.encode({
-          gsi,
-          type: KVM_IRQ_ROUTING_MSI,
-          u: { msi: { address_lo: 0xfee00000, data } },
-        }),
-        at,
-      );
+      store32(bytes, at, gsi);
+      store32(bytes, at + 4, KVM_IRQ_ROUTING_MSI);
+      store32(bytes, at + 16, APIC_0);
+      store32(bytes, at + 24, data);
       at += KvmIrqRoutingEntry.size;
     }
     return this.calls.ioctl(this.vm, KVM_SET_GSI_ROUTING, bytes);
@@ -615,6 +618,8 @@ export class MsixBench {
 }
 
 const SPIV = 0xf0;
+/** the address of messages to the first vCPU */
+const APIC_0 = 0xfee0_0000;
 const EFD_NONBLOCK = 0x800;
 /** so many GSIs of a device are looked at */
 const GSIS = 16;
