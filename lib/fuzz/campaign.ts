@@ -77,11 +77,13 @@ export function campaign(ours: Kernel, theirs: Kernel, options: CampaignOptions)
       before.times++;
       return;
     }
-    for (let again = 1; again <= CONFIRMATIONS; again++)
-      if (compareOn(program, ours, theirs, undefined, again) === undefined) {
+    for (let again = 0; again <= CONFIRMATIONS; again++) {
+      const shown = again === 0 ? difference : compareOn(program, ours, theirs, undefined, again);
+      if (shown === undefined || shown.late) {
         result.unstable++;
         return;
       }
+    }
     const reason = options.known?.(difference);
     if (reason !== undefined) {
       result.known.set(reason, (result.known.get(reason) ?? 0) + 1);
@@ -90,7 +92,7 @@ export function campaign(ours: Kernel, theirs: Kernel, options: CampaignOptions)
     const cut = program.slice(0, difference.operation + 1);
     const shows = (candidate: Program): boolean => {
       const shown = compareOn(candidate, ours, theirs, undefined, 1);
-      return shown !== undefined && kindOf(shown) === kindOf(difference);
+      return shown !== undefined && !shown.late && kindOf(shown) === kindOf(difference);
     };
     const smallest = options.shrink === false ? cut : shrink(cut, shows, SHRINK_ATTEMPTS);
     const finding: Finding = {

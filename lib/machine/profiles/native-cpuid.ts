@@ -15,7 +15,7 @@ export const nativeCpuidBits: Omit<NativeCpuid, "xsave"> = {
   // AMX tiles, AMX TMUL, AVX10
   removed: [0x1d, 0x1e, 0x24],
   registers: [
-    { leaf: 1, index: 0, register: ECX, keep: 0xf7ff_ffff, force: 0x76d8_1203, avx: 0x3000_1000 },
+    { leaf: 1, index: 0, register: ECX, keep: ALL, force: 0x76d8_1203, avx: 0x3000_1000 },
     { leaf: 1, index: 0, register: EDX, keep: 0x5f9f_ffff, force: 0x1f8b_fbff, avx: 0 },
     { leaf: 7, index: 0, register: EAX, keep: 0, force: 2, avx: 0 },
     { leaf: 7, index: 0, register: EBX, keep: 0, force: 0xf1bf_2bfb, avx: 0xd023_0020 },
