@@ -10,14 +10,18 @@ import type { Claim } from "./claims.ts";
 import {
   announcedWhileRunning,
   connectLate,
+  connectLateMpic,
   connectSecond,
   hotPlugged,
   inject,
   lapicFirst,
   line,
+  lineAfterPulse,
   oneLineTwoSides,
   programIoapic,
   raiseTimer,
+  search,
+  sharedGsi,
   x86Vm,
 } from "./irqchips.ts";
 import { PowerVm } from "./power-vm.ts";
@@ -125,6 +129,14 @@ export const claims: readonly Claim[] = [
   {
     who: "Graf",
     when: "2013-03-06",
+    says: "it is racy if both sides assert and deassert one line (a GSI of x86)",
+    holds: () => !lineAfterPulse(kernel()) && fails(sharedGsi(false), search),
+    verdict: "confirmed",
+    by: "exploration: the pulse of an irqfd takes a line down that KVM_IRQ_LINE holds up",
+  },
+  {
+    who: "Graf",
+    when: "2013-03-06",
     says: "there is nothing wrong as long as only one of the two sides is used",
     holds: () => !fails(oneLineTwoSides(false), all),
     verdict: "confirmed",
@@ -182,9 +194,9 @@ export const claims: readonly Claim[] = [
     who: "Graf",
     when: "2013-03-06",
     says: "KVM_ENABLE_CAP works at any point in time",
-    holds: () => connectLate("after the source").came,
+    holds: () => connectLate("after the source").came || connectLateMpic("after the source").came,
     verdict: "contradicted",
-    by: "a source cannot be directed to a server that is not connected yet: EINVAL",
+    by: "a source cannot go to a vCPU that is not connected yet: XICS says EINVAL, MPIC forgets it silently",
   },
   {
     who: "Natapov",

@@ -38,9 +38,14 @@ import { byHand, type Policy } from "../kernel/work-queue.ts";
 import { type IrqchipProposal, KVM_SET_IRQCHIP_TYPE } from "../kvm/irqchip-type.ts";
 import { H_CPPR, H_EOI, H_XIRR } from "../kvm/ppc/hypercalls.ts";
 import type { PpcVcpu } from "../kvm/ppc/vcpu.ts";
+import type { VcpuFile } from "../kvm/vcpu.ts";
+import { sendIoapicEoi } from "../kvm/x86/guest-interrupts.ts";
+import type { X86Vcpu } from "../kvm/x86/vcpu.ts";
+import { Machine } from "../machine/machine.ts";
 import { Direct, now } from "../vmm/co.ts";
 import { Irqchip } from "../vmm/irqchip.ts";
 import type { PinRoute } from "../vmm/route-table.ts";
+import { MpicVm } from "./mpic-vm.ts";
 import { PowerVm } from "./power-vm.ts";
 import { hex, table } from "./print.ts";
 import { enableLapic, requestedVectors } from "./x86-vm.ts";
@@ -261,6 +266,105 @@ export const oneLineTwoSides = (both: boolean): Program => ({
   },
 });
 
+// ---- x86: one GSI, two sides -------------------------------------------------------------------------------------------
+
+/** a GSI whose pin of the IOAPIC is level-triggered */
+const SHARED = 9;
+
+export const search = { strategy: { exhaustive: { preemptions: 3 } } } as const;
+
+/**
+ * A level that two devices share: one drives it with KVM_IRQ_LINE, the other through an irqfd. Without resampling the
+ * irqfd pulses the line, and takes it down for both: an interrupt that the first raised while the guest was in its handler
+ * is forgotten. With resampling the irqfd is a source of its own.
+ */
+export const sharedGsi = (resample: boolean): Program => ({
+  name: `one GSI, KVM_IRQ_LINE and an irqfd ${resample ? "with" : "without"} resampling`,
+  setup() {
+    const machine = new Machine(undefined, { policy: byHand });
+    const process = machine.process();
+    const calls = new Calls(process);
+    const { vm, vcpu } = x86Vm(process, "full");
+    programIoapic(process, vm, 0, true);
+    const irqchip = new Irqchip(new Direct(process), vm, { routing: "table", gsis: 4096 });
+    const fd = process.eventfd2(0, 0);
+    const resamplefd = process.eventfd2(0, 0);
+    now(irqchip.addIrqfd(fd, SHARED, resample ? resamplefd : undefined));
+    const arch = (process.fds.get(vcpu) as VcpuFile).vcpu.arch as X86Vcpu;
+    const lapic = arch.lapic!;
+    const wants = { first: false, second: false };
+
+    function* guest(): Thread {
+      for (;;) {
+        yield* until("an interrupt", () => lapic.hasInterrupt() !== -1);
+        yield* step("the guest takes its interrupt", () => lapic.takeInterrupt());
+        yield* step("its handler serves the first device", () => {
+          if (wants.first) line(process, vm, SHARED, 0);
+          wants.first = false;
+        });
+        yield* step("its handler serves the second device", () => void (wants.second = false));
+        yield* step("the guest ends the interrupt", () => {
+          lapic.eoi();
+          sendIoapicEoi(arch);
+        });
+      }
+    }
+    function* first(): Thread {
+      yield* step("the first device raises the line: KVM_IRQ_LINE", () => {
+        wants.first = true;
+        line(process, vm, SHARED, 1);
+      });
+    }
+    function* second(): Thread {
+      for (let event = 0; event < 2; event++) {
+        yield* step("the second device wants attention", () => void (wants.second = true));
+        yield* calls.signal(fd);
+      }
+    }
+    function* resampler(): Thread {
+      for (;;) {
+        yield* calls.take(resamplefd);
+        yield* step("the second device still wants attention?", () => {
+          if (wants.second) process.write(fd, Uint8Array.of(1, 0, 0, 0, 0, 0, 0, 0));
+        });
+      }
+    }
+    return {
+      kernel: machine.kernel,
+      threads: {
+        guest: guest(),
+        second: second(),
+        first: first(),
+        ...(resample && { resampler: resampler() }),
+      },
+      daemons: ["guest", "resampler"],
+      final: () => (wants.first ? "the first device holds the line up, and nobody serves it" : undefined),
+    };
+  },
+});
+
+/** The line of a GSI after KVM_IRQ_LINE raised it and an irqfd without resampling pulsed it, as the IOAPIC shows it. */
+export function lineAfterPulse(kernel: Syscalls): boolean {
+  const { vm } = x86Vm(kernel, "full");
+  programIoapic(kernel, vm, 0, true);
+  const linux = new Direct(kernel);
+  const irqchip = new Irqchip(linux, vm, { routing: "table", gsis: 4096 });
+  const fd = now(linux.eventfd2(0, 0));
+  now(irqchip.addIrqfd(fd, SHARED));
+  line(kernel, vm, SHARED, 1);
+  const up = ioapicLine(kernel, vm, SHARED);
+  now(linux.signal(fd));
+  kernel.settle();
+  return up && ioapicLine(kernel, vm, SHARED);
+}
+
+function ioapicLine(kernel: Syscalls, vm: number, pin: number): boolean {
+  const state = new Uint8Array(KvmIrqchip.size);
+  store32(state, 0, KVM_IRQCHIP_IOAPIC);
+  kernel.ioctl(vm, KVM_GET_IRQCHIP, state);
+  return (KvmIrqchip.decode(state).chip.ioapic.irr & (1 << pin)) !== 0;
+}
+
 // ---- POWER: late connection, announcement ---------------------------------------------------------------------------
 
 /** When a vCPU is connected (KVM_ENABLE_CAP), and whether the interrupt of its source comes. */
@@ -277,6 +381,19 @@ export function connectLate(when: (typeof connections)[number]): { setUp: number
   const cpu = vm.cpu();
   hypercall(cpu, H_CPPR, 0xff);
   return { setUp, came: ((hypercall(cpu, H_XIRR) ?? 0) & 0xff_ffff) === SOURCE };
+}
+
+/** The same with an MPIC: its source takes no destination that is not connected, and does not say so. */
+export function connectLateMpic(when: (typeof connections)[number]): { setUp: number; came: boolean } {
+  const vm = new MpicVm();
+  vm.create();
+  const source = 40;
+  if (when === "before the source") vm.connect();
+  const setUp = vm.setUp(source);
+  if (when === "after the source") vm.connect();
+  vm.raise(source);
+  if (when === "after the interrupt") vm.connect();
+  return { setUp, came: vm.external };
 }
 
 /** A second vCPU is connected while the first is at work; its source is set up afterwards. */
@@ -367,13 +484,19 @@ export function print(kernel: () => Syscalls): string {
         ["x86: GSI 0 raised", `PIC IRR ${hex(pic)}, LAPIC ${lapic.map(hex)}`],
         ["x86: LAPIC created after the IOAPIC", `gets ${hotPlugged(kernel()).map(hex)}`],
         ["x86: IOAPIC created after a LAPIC", name(lapicFirst(kernel()))],
-        ...connections.map((when) => {
-          const { setUp, came } = connectLate(when);
-          return [
-            `POWER: vCPU connected ${when}`,
-            `source set up: ${name(setUp)}; its interrupt ${came ? "comes" : "does not come"}`,
-          ];
-        }),
+        [
+          "x86: a line that KVM_IRQ_LINE holds up, after an irqfd's pulse",
+          lineAfterPulse(kernel()) ? "up" : "down",
+        ],
+        ...connections.flatMap((when) =>
+          Object.entries({ XICS: connectLate, MPIC: connectLateMpic }).map(([controller, connect]) => {
+            const { setUp, came } = connect(when);
+            return [
+              `POWER, ${controller}: vCPU connected ${when}`,
+              `source set up: ${name(setUp)}; its interrupt ${came ? "comes" : "does not come"}`,
+            ];
+          }),
+        ),
         ["POWER: a second vCPU connected later", connectSecond() ? "gets its interrupt" : "gets nothing"],
         ...proposals.map((proposal) => [
           `POWER: KVM_RUN after an announcement (${proposal})`,

@@ -185,8 +185,43 @@ export const twoRoutes = (locked: boolean): Program => ({
   },
 });
 
+/**
+ * A device's vector whose message points below the region of interrupts, into the guest's memory: what came to the guest,
+ * and what was written. `looks`: the VMM looks at the address; otherwise it makes a route of any message.
+ */
+export function intoMemory(looks: boolean): { came: readonly number[]; written: readonly number[] } {
+  const vm = new X86Vm(new Machine().process());
+  const linux = new Direct(vm.kernel);
+  const bridge = new HostBridge(new Irqchip(linux, vm.vm, { routing: "table", gsis: 4096 }));
+  if (!looks) bridge.isMsi = () => true;
+  const eventfd = now(linux.eventfd2(0, 0));
+  const written: number[] = [];
+  const write = (address: number) => void written.push(address);
+  const vector = new MsiVector({ linux, bridge, mapper: bridge.irqchip, eventfd, write });
+  now(vector.enable({ addressLo: 0x10_0000, addressHi: 0, data: 0x41 }));
+  now(linux.signal(eventfd));
+  if (vector.path === "memory") now(vector.serve());
+  return { came: vm.requested, written };
+}
+
+export const tellMemory = ({ came, written }: ReturnType<typeof intoMemory>): string =>
+  [
+    ...written.map((address) => `memory at ${hex(address)} written`),
+    ...came.map((v) => `vector ${hex(v)}`),
+  ].join(", ");
+
 export function print(): string {
   const rows = cases.map(({ name, run }) => [name, ...designs.map((design) => tell(run(design)))]);
   rows.push(["a kernel without routing", ...designs.map((design) => `${withoutRouting(design)} (ENOSYS)`)]);
-  return table(["message", ...designs], rows);
+  return [
+    table(["message", ...designs], rows),
+    "",
+    table(
+      ["message into the guest's memory", "what happens"],
+      [
+        ["the VMM looks at the address", tellMemory(intoMemory(true))],
+        ["every message becomes a route", tellMemory(intoMemory(false))],
+      ],
+    ),
+  ].join("\n");
 }

@@ -46,6 +46,7 @@ export const threads: readonly Thread[] = [
     print: () => irqchips.print(() => new Machine().process()),
     failures: [
       { program: irqchips.oneLineTwoSides(true), options: all },
+      { program: irqchips.sharedGsi(false), options: irqchips.search },
       { program: irqchips.announcedWhileRunning("run"), options: all },
       { program: irqchips.announcedWhileRunning("refuse"), options: all },
     ],

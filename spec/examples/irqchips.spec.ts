@@ -6,14 +6,18 @@ import {
   announced,
   announcedWhileRunning,
   connectLate,
+  connectLateMpic,
   connectSecond,
   hotPlugged,
   inject,
   lapicFirst,
+  lineAfterPulse,
   type Mode,
   modes,
   oneLineTwoSides,
   raiseTimer,
+  search,
+  sharedGsi,
   tell,
   type Way,
   ways,
@@ -63,6 +67,7 @@ describe.each(kernels)("%s", (_, process) => {
     expect(on(raiseTimer)).toEqual({ pic: 1, lapic: [0x52] });
     expect(on(hotPlugged)).toEqual([0x59]);
     expect(on(lapicFirst)).toBe(-EINVAL);
+    expect(on(lineAfterPulse)).toBe(false);
   });
 });
 
@@ -73,6 +78,14 @@ describe("POWER: a vCPU is connected by KVM_ENABLE_CAP", () => {
     ["after the interrupt", { setUp: -EINVAL, came: false }],
   ] as const)("%s", (when, outcome) => {
     expect(connectLate(when)).toEqual(outcome);
+  });
+
+  test.each([
+    ["before the source", { setUp: 0, came: true }],
+    ["after the source", { setUp: 0, came: false }],
+    ["after the interrupt", { setUp: 0, came: false }],
+  ] as const)("MPIC, %s", (when, outcome) => {
+    expect(connectLateMpic(when)).toEqual(outcome);
   });
 
   test("while another is at work", () => {
@@ -120,6 +133,15 @@ describe("exploration", () => {
     const { counterexample } = explore(oneLineTwoSides(true), all);
     expect(counterexample?.failure.reason).toBe("the guest handled 0x1000; wanted: 0x1000, user");
     expect(counterexample?.deviations.length).toBe(1);
+  });
+
+  test("one GSI of x86, a held line and a pulse: the line is forgotten; with resampling it is not", () => {
+    const { counterexample } = explore(sharedGsi(false), search);
+    expect(counterexample?.failure.reason).toBe("the first device holds the line up, and nobody serves it");
+    expect(explore(sharedGsi(true), { strategy: { exhaustive: { preemptions: 2 } } })).toMatchObject({
+      exhausted: true,
+      counterexample: undefined,
+    });
   });
 
   test("driven from one side it loses none in any order", () => {

@@ -5,8 +5,10 @@ import {
   type Design,
   designs,
   hotPlug,
+  intoMemory,
   onX86,
   tell,
+  tellMemory,
   twoRoutes,
   withoutRouting,
 } from "../../lib/examples/msi-to-gsi.ts";
@@ -56,6 +58,11 @@ describe("the table", () => {
   test.each(designs)("without routing, %s", (design) => {
     expect(withoutRouting(design)).toBe(-ENOSYS);
   });
+});
+
+test("a message into the guest's memory is a write where the VMM looks, an interrupt where it does not", () => {
+  expect(tellMemory(intoMemory(true))).toBe("memory at 0x100000 written");
+  expect(tellMemory(intoMemory(false))).toBe("vector 0x41");
 });
 
 test("both designs agree on every number of 16 bits, and on no other", () => {
