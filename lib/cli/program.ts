@@ -7,15 +7,21 @@ import { TraceError } from "../trace/format.ts";
 import { conformanceCommand } from "./conformance.ts";
 import { coverageCommand } from "./coverage.ts";
 import { explainCommand } from "./explain.ts";
+import { type ExploreCommandOptions, exploreCommand } from "./explore.ts";
 import { type FuzzOptions, fuzzCommand } from "./fuzz.ts";
 import { type Output, UsageError } from "./output.ts";
 import { type ReplayCommandOptions, replayCommand } from "./replay.ts";
 
 const USAGE = 2;
 
-/** Runs the command line; answers the exit code. */
-export function run(args: readonly string[], output: Output): number {
-  let code = 0;
+/**
+ * Runs the command line; answers the exit code. Of `explore`, which loads a module, it is a promise of one, and so it is
+ * awaited by whoever runs any command.
+ */
+export function run(args: readonly string[], output: Output): number;
+export function run(args: readonly string[], output: Output, later: true): number | Promise<number>;
+export function run(args: readonly string[], output: Output, later = false): number | Promise<number> {
+  let code: number | Promise<number> = 0;
   const program = new Command("fake-kvm")
     .description("A slice of the Linux kernel: /dev/kvm, eventfds, VFIO, answered byte for byte")
     .exitOverride()
@@ -72,6 +78,7 @@ export function run(args: readonly string[], output: Output): number {
     .option("--group <name...>", "only these groups of operations", list)
     .option("--without <name...>", "all groups but these", list)
     .option("--at-most <n>", "end after so many kinds of differences", number)
+    .option("--shrink", "make the programs of differences small", true)
     .option("--no-shrink", "leave the programs as they were found")
     .option("--answers", "tell how often each call was answered how")
     .option("--program-text", "print the programs as data, too")
@@ -80,15 +87,34 @@ export function run(args: readonly string[], output: Output): number {
     .action((options: FuzzOptions) => {
       code = fuzzCommand(options, output);
     });
-  try {
-    program.parse(args, { from: "user" });
-    return code;
-  } catch (error) {
+  program
+    .command("explore")
+    .description("run a program of threads in many orders, and tell the shortest in which it goes wrong")
+    .argument("<file>", "a module that exports `program` (*.js, *.mjs)")
+    .option("--strategy <name>", "random, pct, pct:DEPTH, exhaustive, exhaustive:PREEMPTIONS", "pct")
+    .option("--runs <n>", "at most so many", number)
+    .option("--seed <n>", "another seed, other orders", number, 1)
+    .option("--replay <schedule>", "one run: the schedule as it was printed")
+    .option("--format <name>", "text, mermaid, perfetto, html or json", "text")
+    .option("--shard <i/n>", "only the i-th of n parts of the runs")
+    .option("--export <name>", "the name that the module exports it by", "program")
+    .action((path: string, options: ExploreCommandOptions) => {
+      if (!later) throw new UsageError("explore has to be awaited");
+      code = exploreCommand(path, options, output).catch(failed);
+    });
+
+  function failed(error: unknown): number {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : USAGE;
     if (error instanceof UsageError || error instanceof TraceError) {
       output.warn(`fake-kvm: ${error.message}`);
       return USAGE;
     }
     throw error;
+  }
+  try {
+    program.parse(args, { from: "user" });
+    return code;
+  } catch (error) {
+    return failed(error);
   }
 }
