@@ -87,14 +87,8 @@ export class MemorySlots {
   /** The slot that holds a guest frame. */
   find(frame: number, addressSpace = 0): MemorySlot | undefined {
     const sorted = this.#sorted[addressSpace];
-    let low = 0;
-    let high = sorted.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (sorted[middle].baseFrame <= frame) low = middle + 1;
-      else high = middle;
-    }
-    const slot = low > 0 ? sorted[low - 1] : undefined;
+    const at = placeOf(sorted, frame + 1);
+    const slot = at > 0 ? sorted[at - 1] : undefined;
     return slot !== undefined && frame < slot.baseFrame + slot.pages ? slot : undefined;
   }
 
@@ -191,11 +185,14 @@ export class MemorySlots {
     return 0;
   }
 
+  /** Slots do not overlap each other, so only the neighbours are asked; the slot that moves is no neighbour of itself. */
   #overlaps(addressSpace: number, id: number, baseFrame: number, pages: number): boolean {
-    return this.#sorted[addressSpace].some(
-      (slot) =>
-        slot.id !== id && slot.baseFrame < baseFrame + pages && baseFrame < slot.baseFrame + slot.pages,
-    );
+    const sorted = this.#sorted[addressSpace];
+    const at = placeOf(sorted, baseFrame);
+    const after = sorted[at]?.id === id ? sorted[at + 1] : sorted[at];
+    const before = sorted[at - 1]?.id === id ? sorted[at - 2] : sorted[at - 1];
+    if (after !== undefined && after.baseFrame < baseFrame + pages) return true;
+    return before !== undefined && baseFrame < before.baseFrame + before.pages;
   }
 
   #replace(
@@ -205,13 +202,11 @@ export class MemorySlots {
     slot: MemorySlot | undefined,
   ): void {
     const sorted = this.#sorted[addressSpace];
-    if (old !== undefined) sorted.splice(sorted.indexOf(old), 1);
+    if (old !== undefined) sorted.splice(placeOf(sorted, old.baseFrame), 1);
     if (slot === undefined) this.#slots[addressSpace].delete(id);
     else {
       this.#slots[addressSpace].set(id, slot);
-      let at = sorted.length;
-      while (at > 0 && sorted[at - 1].baseFrame > slot.baseFrame) at--;
-      sorted.splice(at, 0, slot);
+      sorted.splice(placeOf(sorted, slot.baseFrame), 0, slot);
     }
     this.generation++;
   }
@@ -252,6 +247,18 @@ export class MemorySlots {
     const slot = this.#slots[addressSpace].get(id);
     return slot?.dirty === undefined ? -ENOENT : slot;
   }
+}
+
+/** Where the slots begin that start at a frame or behind it: a binary search. */
+function placeOf(sorted: readonly MemorySlot[], frame: number): number {
+  let low = 0;
+  let high = sorted.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (sorted[middle].baseFrame < frame) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }
 
 /** Bytes of a dirty bitmap: whole 64-bit words. */
