@@ -1,7 +1,9 @@
-/** The capability matrix of x86, cell by cell, from the fake and from the real kernel. */
+/** The capability matrix of x86, cell by cell, from the fake and from the real kernel, and programs of its requests. */
+import fc from "fast-check";
 import { describe, expect } from "vitest";
 import { ask, requests } from "../../lib/examples/capability-matrix.ts";
 import { profiles, stages } from "../../lib/examples/matrix-hosts.ts";
+import { programs, rowOf, run, twin } from "../examples/matrix-programs.ts";
 import { agreement, contract, named } from "./contract.ts";
 
 describe.each(profiles.filter(({ name }) => name.startsWith("x86")))("$name", (profile) => {
@@ -16,4 +18,15 @@ describe.each(profiles.filter(({ name }) => name.startsWith("x86")))("$name", (p
       ),
     ),
   );
+
+  contract("programs of routes and irqfds see what the row says", (process) => {
+    const stage = "after the first run";
+    const row = rowOf(profile, stage);
+    fc.assert(
+      fc.property(programs, (program) => {
+        expect(run(profile, stage, program, process)).toEqual(twin(row, program));
+      }),
+      { numRuns: 30 },
+    );
+  });
 });

@@ -4,25 +4,20 @@
  */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import * as errnos from "../../lib/abi/errno.ts";
-import { requests, shown } from "../../lib/examples/capability-matrix.ts";
+import { shown } from "../../lib/examples/capability-matrix.ts";
 import { type MatrixProfile, profiles, type Stage, stages } from "../../lib/examples/matrix-hosts.ts";
-import { expected } from "./expected-matrix.ts";
-import { type MatrixRow, type Op, type Outcome, programs, requestOf, run, twin } from "./matrix-programs.ts";
+import {
+  type MatrixRow,
+  type Op,
+  type Outcome,
+  programs,
+  requestOf,
+  rowOf,
+  run,
+  twin,
+} from "./matrix-programs.ts";
 
 const RUNNING: Stage = "after the first run";
-
-/** The cells of a profile at a stage: "EINVAL traces/…" is −22. */
-function rowOf({ name }: MatrixProfile, stage: Stage): MatrixRow {
-  const number = (cell: string): number => {
-    const [answer] = cell.split(" ");
-    return /^\d+$/.test(answer) ? Number(answer) : -(errnos as unknown as Record<string, number>)[answer];
-  };
-  const column = stages.indexOf(stage);
-  return Object.fromEntries(
-    requests.map((request) => [request, number(expected[request][name][column])]),
-  ) as MatrixRow;
-}
 
 const stagesOf = profiles.flatMap((profile) =>
   stages.map((stage) => ({ profile, name: profile.name, stage })),

@@ -3,7 +3,7 @@
  * profile but its row of the capability matrix.
  */
 import fc from "fast-check";
-import { EBUSY } from "../../lib/abi/errno.ts";
+import * as errnos from "../../lib/abi/errno.ts";
 import {
   KVM_IRQFD,
   KVM_IRQFD_FLAG_DEASSIGN,
@@ -12,9 +12,11 @@ import {
   KVM_SIGNAL_MSI,
   KvmIrqfd,
 } from "../../lib/abi/kvm.ts";
-import { type MatrixRequest, msi } from "../../lib/examples/capability-matrix.ts";
-import { fakeOf, type MatrixProfile, MESSAGES, type Stage } from "../../lib/examples/matrix-hosts.ts";
+import { type MatrixRequest, msi, requests } from "../../lib/examples/capability-matrix.ts";
+import { fakeOf, type MatrixProfile, MESSAGES, type Stage, stages } from "../../lib/examples/matrix-hosts.ts";
+import type { Syscalls } from "../../lib/kernel/syscalls.ts";
 import { RouteTable } from "../../lib/vmm/route-table.ts";
+import { expected } from "./expected-matrix.ts";
 
 /** `fd`, `gsi` and `message` are 0 to 3; what number that is, the profile says. */
 export type Op =
@@ -68,11 +70,27 @@ export const requestOf: Partial<Record<Op["do"], MatrixRequest>> = {
 /** Cells of one profile at one stage. */
 export type MatrixRow = Readonly<Record<MatrixRequest, number>>;
 
+/** The cells of a profile at a stage: "EINVAL traces/…" is −22. */
+export function rowOf({ name }: MatrixProfile, stage: Stage): MatrixRow {
+  const number = (cell: string): number => {
+    const [answer] = cell.split(" ");
+    return /^\d+$/.test(answer) ? Number(answer) : -(errnos as unknown as Record<string, number>)[answer];
+  };
+  const column = stages.indexOf(stage);
+  return Object.fromEntries(
+    requests.map((request) => [request, number(expected[request][name][column])]),
+  ) as MatrixRow;
+}
+
 const ONE = Uint8Array.of(1, 0, 0, 0, 0, 0, 0, 0);
 
-/** Runs a program under a profile. */
-export function run(profile: MatrixProfile, stage: Stage, program: readonly Op[]): Outcome {
-  const kernel = fakeOf(profile);
+/** Runs a program under a profile, on the fake if nothing else is said. */
+export function run(
+  profile: MatrixProfile,
+  stage: Stage,
+  program: readonly Op[],
+  kernel: Syscalls = fakeOf(profile),
+): Outcome {
   const reached = profile.reach(kernel, stage);
   const { vm } = reached;
   const fds = Array.from({ length: FDS }, () => [kernel.eventfd2(0, 0), kernel.eventfd2(0, 0)]);
@@ -106,7 +124,11 @@ export function run(profile: MatrixProfile, stage: Stage, program: readonly Op[]
         return kernel.write(fds[op.fd][0], ONE);
     }
   };
-  const answers = program.map(step);
+  const answers = program.map((op) => {
+    const answer = step(op);
+    if (op.do !== "route") kernel.settle();
+    return answer;
+  });
   return { answers, came: stage === "after the first run" ? reached.came() : [] };
 }
 
@@ -126,7 +148,7 @@ export function twin(row: MatrixRow, program: readonly Op[]): Outcome {
     if (message !== undefined && arrives) came.add(message);
   };
   const bind = (fd: number, gsi: number): number => {
-    if (bound.has(fd)) return -EBUSY;
+    if (bound.has(fd)) return -errnos.EBUSY;
     bound.set(fd, gsi);
     if (counted.has(fd)) raise(gsi);
     return 0;
