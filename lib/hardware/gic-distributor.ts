@@ -43,8 +43,8 @@ import {
 
 const GICD_CTLR = 0x0;
 const GICD_TYPER = 0x4;
-const GICD_IIDR = 0x8;
-const GICD_TYPER2 = 0xc;
+export const GICD_IIDR = 0x8;
+export const GICD_TYPER2 = 0xc;
 export const GICD_FRAME = 0x10000;
 export const GICD_V2_FRAME = 0x1000;
 /** GICv3: EnableGrp1, ARE_NS and DS (one security state) */

@@ -190,6 +190,8 @@ export class Gic {
   propbaser = 0n;
   /** GICv2: user space may write the group registers: it has written GICD_IIDR */
   groupsWritable = false;
+  /** GICv2: the target of a private interrupt is told by its processor's id; before, by its place */
+  privateTargetsById = false;
   readonly regions: RedistRegion[] = [];
   /** SPIs that the guest has ended and whose line may be asked for again: to be taken by who drives the chip */
   readonly acked: number[] = [];
@@ -221,7 +223,7 @@ export class Gic {
         if (this.version === 3) {
           irq.group = 1;
           irq.mpidr = cpu.mpidr;
-        } else irq.targets = 1 << cpu.index;
+        } else irq.targets = 1 << (this.privateTargetsById ? cpu.id : cpu.index);
       Object.assign(cpu.control, newControl());
       cpu.priorityBits = this.hardware.priorityBits;
       cpu.idBits = this.hardware.idBits;

@@ -19,6 +19,12 @@ export interface Arm64Behaviour {
   readonly armIrqLineInitFirst: boolean;
   /** a GICv3 has the attribute group KVM_DEV_ARM_VGIC_GRP_MAINT_IRQ */
   readonly vgicMaintenanceIrq: boolean;
+  /** GICD_IIDR and GICD_TYPER2 are there before a GICv3 is initialised, and TYPER2 does not change after */
+  readonly vgicIdentifiedEarly: boolean;
+  /** a GICv2 names the target of a private interrupt by the vCPU's id; before, by its place in the order of creation */
+  readonly gicPrivateTargetsById: boolean;
+  /** PSCI 1.2 and 1.3 are offered */
+  readonly armPsci13: boolean;
   /** KVM_GET_VCPU_EVENTS answers ENOEXEC before KVM_ARM_VCPU_INIT */
   readonly armEventsNeedInit: boolean;
   /** a VM has attributes: the filter of SMCCC calls */

@@ -157,6 +157,18 @@ export const behaviourTable: readonly Row[] = [
       "arch/arm64/kvm/vgic/vgic-kvm-device.c:reg_allowed_pre_init; recordings: arm64-6.12/gicv3-identification EBUSY, -7.2 0; the releases between are not recorded",
   },
   {
+    behaviour: "gicPrivateTargetsById",
+    since: "7.2",
+    source:
+      "recordings: arm64-6.12/gicv2-registers-2 GICD_ITARGETSR0 of vCPU 5 is 04040404, -7.2 20202020; the releases between are not known",
+  },
+  {
+    behaviour: "armPsci13",
+    since: "6.14",
+    source:
+      "arch/arm64/kvm/psci.c:kvm_psci_version; recordings: arm64-6.12/registers-gicv3 10001, -7.2 10003; the releases between are not recorded",
+  },
+  {
     behaviour: "armEventsNeedInit",
     since: "7.2",
     source: "traces: arm64-kvm-6.12/system call 663 is 0, -7.2 ENOEXEC; the releases between are not known",

@@ -8,6 +8,8 @@ import {
   arm64_6_1_gicv3_registers,
   arm64_6_12_gicv2_registers,
   arm64_6_12_gicv3_registers,
+  arm64_7_2_gicv2_registers,
+  arm64_7_2_gicv3_registers,
 } from "./profiles/arm64-registers.ts";
 import { nativeCpuidBits } from "./profiles/native-cpuid.ts";
 import { x86_64_6_18_pvm } from "./profiles/x86_64-6.18-pvm.ts";
@@ -36,6 +38,8 @@ const known: Readonly<Record<string, HeaderFacts>> = {
   "arm64 6.1.0-50-arm64 vhe": { armRegisters: arm64_6_1_gicv3_registers },
   "arm64 6.12.107+deb13-arm64 vhe": { armRegisters: arm64_6_12_gicv3_registers },
   "arm64 6.12.107+deb13-arm64 nvhe": { armRegisters: arm64_6_12_gicv2_registers },
+  "arm64 7.2.13+deb14-arm64 vhe": { armRegisters: arm64_7_2_gicv3_registers },
+  "arm64 7.2.13+deb14-arm64 nvhe": { armRegisters: arm64_7_2_gicv2_registers },
 };
 
 /** The facts of a header, completed by what is known of such a host. */

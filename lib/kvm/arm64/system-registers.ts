@@ -6,10 +6,10 @@
  * - none: it is kept; `w` its low 32 bits; `i` nothing; `x` EINVAL unless it is the value that is there
  * - `s` EINVAL unless it clears bits of the initial value; `k` EINVAL above the initial value, else nothing
  * - `m` MPIDR_EL1: the affinity by which the interrupt controller finds the vCPU
- * - `y` the version of PSCI; `t` a timer's control; `n` a counter
+ * - `y` the version of PSCI; `t` a timer's control, `c` one that never says that its time has come; `n` a counter
  * - `l` a cache's size, whose lines have 64 bytes at least
  * - `r` PMCR_EL0: eight bits, and as many event counters as there are at most; `u` sets, `v` clears bits of a register
- *   that it shares with another
+ *   that it shares with another; `a` and `b`, in later releases, are that register, and a write is kept as it is
  *
  * The rules were read off what the kernels said to all ones, all zeros, and the value that was there (recordings
  * arm64-6.12/registers-gicv3 and others): between those they are a guess, above all `s` for identification registers.
@@ -49,10 +49,12 @@ const CYCLE_COUNTER = 1n << 31n;
 const AFFINITY = 0xff_ffffn;
 const LOW = 0xffff_ffffn;
 
-/** PSCI 0.1 without the feature; with it 0.2 to 1.1, the newest that the recorded releases offer. */
+/** PSCI 0.1 without the feature; with it 0.2, 1.0 and up to the newest that the release has. */
 const PSCI_0_1 = 1n;
+const PSCI_0_2 = 2n;
+const PSCI_1_0 = 0x1_0000n;
 const PSCI_1_1 = 0x1_0001n;
-const PSCI_VERSIONS = new Set([2n, 0x1_0000n, PSCI_1_1]);
+const PSCI_1_3 = 0x1_0003n;
 
 const plain = (id: bigint, rule = "", initial = 0n): ArmRegister => ({ id, initial, rule, feature: -1 });
 
@@ -99,7 +101,7 @@ export class SystemRegisters {
     const affinity = affinityOf(vcpu.vcpu.id);
     this.#values.set(MPIDR_EL1, (this.#values.get(MPIDR_EL1) ?? 0n) | BigInt(affinity));
     vcpu.cpu.mpidr = affinity;
-    if (vcpu.has(KVM_ARM_VCPU_PSCI_0_2)) this.#values.set(KVM_REG_ARM_PSCI_VERSION, PSCI_1_1);
+    if (vcpu.has(KVM_ARM_VCPU_PSCI_0_2)) this.#values.set(KVM_REG_ARM_PSCI_VERSION, this.#newestPsci);
   }
 
   /** The value, or undefined for a register that is none. */
@@ -109,6 +111,7 @@ export class SystemRegisters {
       case undefined:
         return undefined;
       case "v":
+      case "b":
         return this.#values.get(setter.get(id)!);
       case "t": {
         const [counter, compare] = timers.get(id)!.map((each) => this.#values.get(each) ?? 0n);
@@ -141,9 +144,11 @@ export class SystemRegisters {
       case "m":
         this.#vcpu.cpu.mpidr = Number(value & AFFINITY);
         break;
+      case "c":
+        this.#values.set(id, value & ~ISTATUS);
+        return 0;
       case "y": {
-        const psci = this.#vcpu.has(KVM_ARM_VCPU_PSCI_0_2);
-        if (psci ? !PSCI_VERSIONS.has(value) : value !== PSCI_0_1) return -EINVAL;
+        if (!this.#isPsci(value)) return -EINVAL;
         break;
       }
       case "l":
@@ -158,6 +163,10 @@ export class SystemRegisters {
       case "u":
         this.#values.set(id, before | (value & this.#counters));
         return 0;
+      case "a":
+      case "b":
+        this.#values.set(rule === "a" ? id : setter.get(id)!, value & this.#counters);
+        return 0;
       case "v": {
         const shared = setter.get(id)!;
         this.#values.set(shared, (this.#values.get(shared) ?? 0n) & ~value);
@@ -166,6 +175,15 @@ export class SystemRegisters {
     }
     this.#values.set(id, value);
     return 0;
+  }
+
+  get #newestPsci(): bigint {
+    return this.#vcpu.vm.vm.host.behaviour.armPsci13 ? PSCI_1_3 : PSCI_1_1;
+  }
+
+  #isPsci(version: bigint): boolean {
+    if (!this.#vcpu.has(KVM_ARM_VCPU_PSCI_0_2)) return version === PSCI_0_1;
+    return version === PSCI_0_2 || (version >= PSCI_1_0 && version <= this.#newestPsci);
   }
 
   /** One bit for each event counter that the host has, and one for the cycles. */

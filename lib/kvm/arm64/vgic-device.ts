@@ -30,7 +30,13 @@ import {
 import { load32, load64, store32, store64 } from "../../abi/struct.ts";
 import { type GicCpu, NR_PRIVATE_IRQS } from "../../hardware/gic.ts";
 import { hasSysreg, readSysreg, writeSysreg } from "../../hardware/gic-cpu-interface.ts";
-import { gicV2Distributor, gicV2Interface, gicV3Distributor } from "../../hardware/gic-distributor.ts";
+import {
+  GICD_IIDR,
+  GICD_TYPER2,
+  gicV2Distributor,
+  gicV2Interface,
+  gicV3Distributor,
+} from "../../hardware/gic-distributor.ts";
 import {
   type Region,
   readLineLevels,
@@ -249,10 +255,26 @@ class VgicV3Device extends VgicDevice {
     const cpu = this.#cpu(group, attr.attr);
     if (cpu === undefined) return -EINVAL;
     if (group !== KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS && write && !user.readable(4)) return -EFAULT;
-    if (!this.vgic.initialized) return -EBUSY;
+    const identification = this.#identification(attr);
+    if (!this.vgic.initialized && !identification) return -EBUSY;
+    if (identification && write && this.#tooLateFor(attr)) return -EBUSY;
     if (group === KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS) return this.#sysreg(cpu, attr, write);
     if (group === KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO) return this.#lineLevels(cpu, attr, write);
     return this.access(this.#table(group), cpu, attr, write);
+  }
+
+  /** What a GIC says that it is can be chosen before it is initialised, by later releases. */
+  #identification(attr: DeviceAttr): boolean {
+    if (attr.group !== KVM_DEV_ARM_VGIC_GRP_DIST_REGS) return false;
+    const offset = offsetOf(attr.attr);
+    return (
+      this.vgic.vm.host.behaviour.vgicIdentifiedEarly && (offset === GICD_IIDR || offset === GICD_TYPER2)
+    );
+  }
+
+  /** GICD_TYPER2 is always zero here: no direct injection of SGIs. */
+  #tooLateFor({ attr, user }: DeviceAttr): boolean {
+    return this.vgic.initialized && offsetOf(attr) === GICD_TYPER2 && load32(user.bytes, user.at) !== 0;
   }
 
   #sysreg(cpu: GicCpu, { attr, user }: DeviceAttr, write: boolean): number {

@@ -79,6 +79,7 @@ export class Vgic implements IrqArch {
     this.addressBits = addressBits;
     const version = hostGicVersion(vm.host);
     this.gic = new Gic(version, [], qemuGic);
+    this.gic.privateTargetsById = vm.host.behaviour.gicPrivateTargetsById;
     this.memory = new SlotMemory(vm);
     this.redistributor = redistributor(lpiTables(this.gic, this.memory));
   }

@@ -26,7 +26,8 @@ describe("traces", () => {
     ["traces/arm64-kvm-6.12", 15, 3380],
     ["traces/arm64-kvm-7.2", 12, 2246],
     ["recorded/arm64-6.1", 16, 19605],
-    ["recorded/arm64-6.12", 33, 30796],
+    ["recorded/arm64-6.12", 34, 31365],
+    ["recorded/arm64-7.2", 25, 28031],
   ];
   test.each(folders)("%s: %i traces, %i calls", (folder, traces, calls) => {
     const names = namesIn(folder);
@@ -45,6 +46,8 @@ describe("guests, with a script in place of the machine code", () => {
   const folders: [folder: string, traces: number, calls: number][] = [
     ["recorded/arm64-6.1/guest-code", 9, 8843],
     ["recorded/arm64-6.12/guest-code", 22, 23851],
+    // 7.2 fills list registers in another way, which is not modelled: recordings where that shows are left out
+    ["recorded/arm64-7.2/guest-code", 9, 8876],
   ];
   test.each(folders)(
     "what two vCPUs do with their GIC and ITS: %s: %i traces, %i calls",
