@@ -11,26 +11,34 @@ import {
   KVM_CREATE_VM,
   KVM_DEV_TYPE_XICS,
   KVM_ENABLE_CAP,
+  KVM_GET_VCPU_MMAP_SIZE,
   KVM_INTERRUPT,
   KVM_IRQ_LINE,
   KVM_RUN,
+  KVM_SET_USER_MEMORY_REGION,
   KVM_SIGNAL_MSI,
   KvmEnableCap,
   KvmInterrupt,
   KvmIrqLevel,
   KvmMsi,
+  KvmUserspaceMemoryRegion,
 } from "../abi/kvm.ts";
 import { KVM_INTERRUPT_SET, KVM_INTERRUPT_UNSET } from "../abi/kvm-ppc.ts";
 import {
   KVM_GET_IRQCHIP,
+  KVM_GET_SREGS,
   KVM_GET_VCPU_EVENTS,
   KVM_IRQCHIP_IOAPIC,
   KVM_IRQCHIP_PIC_MASTER,
   KVM_SET_IRQCHIP,
+  KVM_SET_REGS,
+  KVM_SET_SREGS,
   KvmIrqchip,
+  KvmRegs,
+  KvmSregs,
   KvmVcpuEvents,
 } from "../abi/kvm-x86.ts";
-import { store32 } from "../abi/struct.ts";
+import { loadNumber64, store32 } from "../abi/struct.ts";
 import type { Program } from "../fuzz/explore/run.ts";
 import { Calls, step, type Thread, until } from "../fuzz/explore/thread.ts";
 import type { Syscalls } from "../kernel/syscalls.ts";
@@ -48,6 +56,7 @@ import type { PinRoute } from "../vmm/route-table.ts";
 import { MpicVm } from "./mpic-vm.ts";
 import { PowerVm } from "./power-vm.ts";
 import { hex, table } from "./print.ts";
+import { CODE, guestMemory, out8, PORT_HANDLED } from "./small-guest.ts";
 import { enableLapic, requestedVectors } from "./x86-vm.ts";
 
 export const modes = ["none", "split", "full"] as const;
@@ -56,6 +65,8 @@ export const ways = ["KVM_INTERRUPT", "KVM_IRQ_LINE", "irqfd", "KVM_SIGNAL_MSI"]
 export type Way = (typeof ways)[number];
 
 const VECTOR = 0x41;
+/** the union of exits in struct kvm_run */
+const EXIT_DATA = 32;
 /** a GSI that leads to a message with that vector */
 const MESSAGE_GSI = 24;
 
@@ -91,6 +102,37 @@ export function inject(kernel: Syscalls, mode: Mode, way: Way): Injected {
   kernel.ioctl(vcpu, KVM_GET_VCPU_EVENTS, events);
   const { injected, nr } = KvmVcpuEvents.decode(events).interrupt;
   return { result, lapic: requestedVectors(kernel, vcpu), cpu: injected === 1 ? nr : undefined };
+}
+
+/**
+ * A guest in real mode without controllers in the kernel: KVM_INTERRUPT, then one KVM_RUN. The number that the guest's
+ * first output carries: that of its handler, or 1 where it ran on instead.
+ */
+export function jumpsToHandler(kernel: Syscalls): number {
+  const kvm = kernel.open("/dev/kvm", 2);
+  const vm = kernel.ioctl(kvm, KVM_CREATE_VM, 0);
+  const vcpu = kernel.ioctl(vm, KVM_CREATE_VCPU, 0);
+  const image = guestMemory({
+    main: [out8(PORT_HANDLED, 1)],
+    handlers: new Map([[VECTOR, { interrupt: 5, serve: [] }]]),
+  });
+  const at = kernel.mmap(0, image.length, 3, 0x22, -1, 0);
+  kernel.memory(at, image.length)!.set(image);
+  const slot = { memory_size: BigInt(image.length), userspace_addr: BigInt(at) };
+  kernel.ioctl(vm, KVM_SET_USER_MEMORY_REGION, KvmUserspaceMemoryRegion.encode(slot));
+  const sregs = new Uint8Array(KvmSregs.size);
+  kernel.ioctl(vcpu, KVM_GET_SREGS, sregs);
+  const view = KvmSregs.at(sregs);
+  view.cs.base = 0n;
+  view.cs.selector = 0;
+  kernel.ioctl(vcpu, KVM_SET_SREGS, sregs);
+  const interruptsOn = 0x202n;
+  kernel.ioctl(vcpu, KVM_SET_REGS, KvmRegs.encode({ rip: BigInt(CODE), rsp: 0x8000n, rflags: interruptsOn }));
+  kernel.ioctl(vcpu, KVM_INTERRUPT, KvmInterrupt.encode({ irq: VECTOR }));
+  const size = kernel.ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+  const run = kernel.memory(kernel.mmap(0, size, 3, 1, vcpu, 0), size)!;
+  if (kernel.ioctl(vcpu, KVM_RUN, 0) !== 0) return -1;
+  return run[loadNumber64(run, EXIT_DATA + 8)];
 }
 
 const injectBy: Record<Way, (kernel: Syscalls, vm: number, vcpu: number) => number> = {

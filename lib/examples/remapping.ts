@@ -3,7 +3,7 @@
  * whose MSI-X writes are trapped, and one that tells its hypervisor at activation; which kinds of interrupt there can be;
  * what a processor's removal needs; how an interrupt moves.
  */
-import { ENOSPC } from "../abi/errno.ts";
+import { ENOSPC, errnoName } from "../abi/errno.ts";
 import { type ExploreOptions, explore } from "../fuzz/explore/explore.ts";
 import type { Program } from "../fuzz/explore/run.ts";
 import { Calls, step, type Thread } from "../fuzz/explore/thread.ts";
@@ -122,14 +122,14 @@ export const lastVector = (side: GuestSide): Program => ({
       yield* step("the device raises its interrupt", () => one.fire());
     }
     function* driver(): Thread {
-      yield* step("a driver of the host takes a vector", () => machine.pci!.irqs.matrix.allocate());
+      yield* step("a driver of the host takes a vector", () => void machine.pci!.irqs.matrix.allocate());
     }
     return {
       kernel: machine.kernel,
       threads: { guest: guest(), host: driver() },
       final: () =>
         one.silent
-          ? `silence: request_irq answered 0 in the guest, the host answered ${one.hostError} to the VMM, no interrupt comes`
+          ? `silence: request_irq answered 0 in the guest, the host answered ${errnoName(-one.hostError)} to the VMM, no interrupt comes`
           : undefined,
     };
   },
@@ -281,12 +281,16 @@ export function print(): string {
   ].join("\n");
 }
 
-/** "request_irq answers −12", "silence" */
+/** "request_irq answers ENOMEM", "silence" */
 export function tellFault(side: GuestSide, what: string): string {
   const outcomes = everyFault(side).filter((outcome) => outcome.what === what);
   if (outcomes.length === 0) return "not on the way";
   const words = outcomes.map(({ requested, came }) =>
-    requested < 0 ? `request_irq answers ${requested}` : came === 1 ? "comes all the same" : "silence",
+    requested < 0
+      ? `request_irq answers ${errnoName(-requested)}`
+      : came === 1
+        ? "comes all the same"
+        : "silence",
   );
   return [...new Set(words)].join(", ");
 }

@@ -10,6 +10,7 @@ import {
   connectSecond,
   hotPlugged,
   inject,
+  jumpsToHandler,
   lapicFirst,
   lineAfterPulse,
   type Mode,
@@ -68,6 +69,7 @@ describe.each(kernels)("%s", (_, process) => {
     expect(on(hotPlugged)).toEqual([0x59]);
     expect(on(lapicFirst)).toBe(-EINVAL);
     expect(on(lineAfterPulse)).toBe(false);
+    expect(on(jumpsToHandler)).toBe(5);
   });
 });
 

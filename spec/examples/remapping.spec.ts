@@ -59,14 +59,14 @@ describe("KVM and VFIO: every allocation of the host fails once", () => {
   });
 
   const cells: [what: string, trapped: string, hypercall: string][] = [
-    ["irq set data", "comes all the same, silence", "request_irq answers -12"],
-    ["msi_desc", "comes all the same", "request_irq answers -28"],
-    ["eventfd_ctx", "silence", "request_irq answers -12"],
-    ["kvm_irq_routing_table", "silence", "request_irq answers -12"],
-    ["kvm_kernel_irqfd", "silence", "request_irq answers -12"],
-    ["irq context", "silence", "request_irq answers -12"],
-    ["irq name", "silence", "request_irq answers -12"],
-    ["vector of a processor", "silence", "request_irq answers -28"],
+    ["irq set data", "comes all the same, silence", "request_irq answers ENOMEM"],
+    ["msi_desc", "comes all the same", "request_irq answers ENOSPC"],
+    ["eventfd_ctx", "silence", "request_irq answers ENOMEM"],
+    ["kvm_irq_routing_table", "silence", "request_irq answers ENOMEM"],
+    ["kvm_kernel_irqfd", "silence", "request_irq answers ENOMEM"],
+    ["irq context", "silence", "request_irq answers ENOMEM"],
+    ["irq name", "silence", "request_irq answers ENOMEM"],
+    ["vector of a processor", "silence", "request_irq answers ENOSPC"],
   ];
   test.each(cells)("%s", (what, trapped, hypercall) => {
     expect(guestSides.map((side) => tellFault(side, what))).toEqual([trapped, hypercall]);
@@ -90,7 +90,7 @@ describe("a processor of two goes", () => {
 describe("exploration", () => {
   test("of two orders for the last vector one ends in silence, and it is found", () => {
     const { counterexample } = explore(lastVector("trap and unmask"), all);
-    expect(counterexample?.failure.reason).toMatch(/^silence: request_irq answered 0 .* -28 to the VMM/);
+    expect(counterexample?.failure.reason).toMatch(/^silence: request_irq answered 0 .* ENOSPC to the VMM/);
     expect(counterexample?.deviations.length).toBe(1);
     expect(explore(lastVector("hypercall at activation"), all)).toMatchObject({
       exhausted: true,
