@@ -27,7 +27,15 @@ export interface Edit {
 }
 
 /** What a full read-back looks at. */
-export type Part = "chips" | "lapic" | "mp-state" | "dirty-log" | "counters" | "registers" | "processor";
+export type Part =
+  | "chips"
+  | "extensions"
+  | "lapic"
+  | "mp-state"
+  | "dirty-log"
+  | "counters"
+  | "registers"
+  | "processor";
 
 export type Operation =
   | {

@@ -16,7 +16,15 @@ export interface ProgramOptions {
 }
 
 const DEFAULT_LENGTH = 60;
-const everything: readonly Part[] = ["chips", "lapic", "mp-state", "dirty-log", "counters", "registers"];
+const everything: readonly Part[] = [
+  "chips",
+  "extensions",
+  "lapic",
+  "mp-state",
+  "dirty-log",
+  "counters",
+  "registers",
+];
 
 const onVm = (request: string, value: number): Operation => ({
   op: "ioctl",

@@ -4,7 +4,18 @@
  */
 
 import type { Request } from "../abi/ioctl.ts";
-import { KVM_GET_DIRTY_LOG, KVM_GET_MP_STATE, KvmDirtyLog } from "../abi/kvm.ts";
+import {
+  KVM_CAP_MAX_VCPU_ID,
+  KVM_CAP_MAX_VCPUS,
+  KVM_CAP_NR_MEMSLOTS,
+  KVM_CAP_SPLIT_IRQCHIP,
+  KVM_CAP_X2APIC_API,
+  KVM_CAP_X86_DISABLE_EXITS,
+  KVM_CHECK_EXTENSION,
+  KVM_GET_DIRTY_LOG,
+  KVM_GET_MP_STATE,
+  KvmDirtyLog,
+} from "../abi/kvm.ts";
 import {
   KVM_GET_CPUID2,
   KVM_GET_DEBUGREGS,
@@ -39,6 +50,16 @@ const XSAVE_STATE = 0x1000;
 const BITMAP = 0x2000;
 const CPUID_ROOM = 8 + 40 * 100;
 
+/** Capabilities whose answer may follow what the VM has become. */
+const capabilities = [
+  KVM_CAP_X2APIC_API,
+  KVM_CAP_MAX_VCPU_ID,
+  KVM_CAP_MAX_VCPUS,
+  KVM_CAP_NR_MEMSLOTS,
+  KVM_CAP_X86_DISABLE_EXITS,
+  KVM_CAP_SPLIT_IRQCHIP,
+];
+
 /** What a vCPU tells of itself: the request, and how many bytes. */
 const registers: readonly (readonly [string, Request, number])[] = [
   ["KVM_GET_REGS", KVM_GET_REGS, KvmRegs.size],
@@ -61,6 +82,11 @@ export function* readBack(run: Run, parts: readonly Part[]): Generator<Answer, v
         yield get(run, vm, "KVM_GET_IRQCHIP", KVM_GET_IRQCHIP, KvmIrqchip.size, chip);
       yield get(run, vm, "KVM_GET_PIT2", KVM_GET_PIT2, KvmPitState2.size);
     }
+    if (has("extensions"))
+      for (const capability of capabilities) {
+        const result = run.process.ioctl(vm, KVM_CHECK_EXTENSION.number, capability);
+        yield { call: "KVM_CHECK_EXTENSION", request: KVM_CHECK_EXTENSION.number, result, bytes: [] };
+      }
     if (has("dirty-log")) for (const slot of run.slots.get(vm) ?? []) yield dirtyLog(run, vm, slot);
   }
   for (const vcpu of run.all("vcpu")) {

@@ -181,15 +181,18 @@ export class Cpuid {
     const needsXsave = this.find(1, 0) !== undefined && this.find(LEAF_XSAVE, 0) === undefined;
     this.#entries = concat(needsXsave ? [...kept, ...native.xsave] : kept);
 
-    const components = this.find(LEAF_XSAVE, 0) === undefined ? 0 : load32(native.xsave[0], EAX);
+    // an entry without the index flag is every index, and ends as the last
     for (let index = 0; index < 64; index++) {
       const entry = this.find(LEAF_XSAVE, index);
       if (entry === undefined) continue;
       const host = native.xsave.find((other) => load32(other, 4) === index);
-      const shown = index < 2 || (index < 32 && ((components >>> index) & 1) !== 0);
-      for (let at = EAX; at < EDX + 4; at++) entry[at] = shown && host !== undefined ? host[at] : 0;
+      for (let at = EAX; at < EDX + 4; at++) entry[at] = host === undefined ? 0 : host[at];
       if (index === 1) store32(entry, EAX, load32(entry, EAX) & XSAVE_VARIANTS);
     }
+    const components = this.xcr0;
+    for (let index = 2; index < 64; index++)
+      if (index >= 32 || ((components >>> index) & 1) === 0)
+        this.find(LEAF_XSAVE, index)?.fill(0, EAX, EDX + 4);
     const withAvx = (this.xcr0 & 4) !== 0;
     for (const { leaf, index, register, keep, force, avx } of native.registers) {
       const entry = this.find(leaf, index);
