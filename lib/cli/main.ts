@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** The command line: `fake-kvm replay`, `explain`, `coverage`. */
+/** The command line: `fake-kvm replay`, `explain`, `explore`, `coverage`, … */
 import { standardOutput } from "./output.ts";
 import { run } from "./program.ts";
 
@@ -8,4 +8,4 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code === "EPIPE") process.exit(0);
   throw error;
 });
-process.exitCode = run(process.argv.slice(2), standardOutput());
+process.exitCode = await run(process.argv.slice(2), standardOutput(), true);

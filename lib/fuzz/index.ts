@@ -24,6 +24,7 @@ export {
   NotDeterministic,
   type Strategy,
 } from "./explore/explore.ts";
+export { Scheduled, scheduled, turnChooser } from "./explore/fast-check.ts";
 export {
   type HandlerStep,
   LevelBench,
