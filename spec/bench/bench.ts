@@ -2,15 +2,23 @@
  * `npm run bench`: what a call costs, on the fake and, where it is there, on the real kernel in the same run, through
  * the same interface. The floor is a plain function call that reads one field through a DataView.
  *
+ * Two more tables are of the fake alone: devices, which no host gives away for a measurement, and growth, which is
+ * plotted too (dist/bench-*.svg).
+ *
  * Nothing here is asserted: times belong to the machine they were taken on.
  */
+import { mkdirSync, writeFileSync } from "node:fs";
 import Table from "cli-table3";
 import { do_not_optimize, measure } from "mitata";
+import { KVM_CREATE_VM } from "../../lib/abi/kvm.ts";
 import type { Syscalls } from "../../lib/kernel/syscalls.ts";
 import { defaultProfile } from "../../lib/machine/default-profile.ts";
 import { Machine } from "../../lib/machine/machine.ts";
 import { nativeKernel } from "../../lib/native/native.ts";
-import { type Benchmark, benchmarks } from "./operations.ts";
+import { assignedBenchmarks } from "./assigned.ts";
+import { bytesOfVm, growths, measureGrowth } from "./growth.ts";
+import { type Benchmark, benchmarks, must, vmWithLapic } from "./operations.ts";
+import { plot } from "./plot.ts";
 
 interface Result {
   name: string;
@@ -41,6 +49,8 @@ async function main(): Promise<void> {
     const real = !native.available ? undefined : await nanoseconds(benchmark, () => native.process());
     results.push({ name: benchmark.name, fake: fake!, native: real, c: benchmark.c });
   }
+  for (const { name, calls = 1, prepare } of assignedBenchmarks)
+    results.push({ name, fake: (await median(prepare())) / calls, native: undefined, c: undefined });
   const view = new DataView(new ArrayBuffer(8));
   const floor = await measure(() => do_not_optimize(view.getUint32(0, true)));
 
@@ -55,6 +65,40 @@ async function main(): Promise<void> {
   console.log(`floor: one DataView read, ${time(floor.p50)}`);
   if (!native.available) console.log(`the real kernel was not measured: ${native.reason}`);
   console.log("from C: measured once on the recorded host (see spec/bench/operations.ts)");
+  printWeight();
+  await printGrowth();
+}
+
+const median = async (once: () => unknown): Promise<number> =>
+  (await measure(once, { min_cpu_time: 100e6 })).p50;
+
+function printWeight(): void {
+  const empty = bytesOfVm((process) => {
+    must(process.ioctl(must(process.open("/dev/kvm", 2)), KVM_CREATE_VM, 0));
+  });
+  const full = bytesOfVm((process) => {
+    vmWithLapic(process);
+  });
+  if (empty === undefined || full === undefined) return;
+  const kilobytes = (bytes: number) => `${(bytes / 1024).toFixed(1)} KiB`;
+  console.log(`\na VM weighs ${kilobytes(empty)}; with an irqchip and a vCPU ${kilobytes(full)}`);
+}
+
+/** A table and a picture for each; the pictures are written to dist. */
+async function printGrowth(): Promise<void> {
+  mkdirSync("dist", { recursive: true });
+  for (const growth of growths) {
+    const series = await measureGrowth(growth, median);
+    const table = new Table({
+      head: [growth.name, ...growth.sizes.map((n) => n.toLocaleString("en"))],
+      colAligns: ["left", ...growth.sizes.map((): "right" => "right")],
+      style: { head: [], border: [] },
+    });
+    for (const { name, points } of series) table.push([name, ...points.map(([, ns]) => time(ns))]);
+    const path = `dist/bench-${growth.name.replaceAll(" ", "-")}.svg`;
+    writeFileSync(path, plot(`What a call costs, by ${growth.name}`, growth.unit, series));
+    console.log(`\n${table.toString()}\n${path}`);
+  }
 }
 
 function time(ns: number | undefined): string {

@@ -9,6 +9,7 @@ import {
   KVM_IRQ_ROUTING_MSI,
   KVM_IRQFD,
   KVM_IRQFD_FLAG_DEASSIGN,
+  KVM_RUN,
   KVM_SET_GSI_ROUTING,
   KVM_SET_LAPIC,
   KVM_SIGNAL_MSI,
@@ -20,6 +21,7 @@ import {
 } from "../../lib/abi/index.ts";
 import { store32 } from "../../lib/abi/struct.ts";
 import type { Syscalls } from "../../lib/kernel/syscalls.ts";
+import { COUNT_LOOP_LENGTH, countLoop, guestOf, portLoop } from "./guest.ts";
 
 export interface Benchmark {
   readonly name: string;
@@ -36,26 +38,30 @@ const EFD_NONBLOCK = 0x800;
 const SPIV = 0xf0;
 
 /** Answers a descriptor, or ends the benchmark where the kernel refuses. */
-function must(result: number): number {
+export function must(result: number): number {
   if (result < 0) throw new Error(`refused: ${result}`);
   return result;
 }
 
 /** A VM with an in-kernel irqchip and one vCPU whose LAPIC is enabled. */
-function vmWithLapic(process: Syscalls): { vm: number; vcpu: number } {
+export function vmWithLapic(process: Syscalls): { vm: number; vcpu: number } {
   const kvm = must(process.open("/dev/kvm", RDWR_CLOEXEC));
   const vm = must(process.ioctl(kvm, KVM_CREATE_VM, 0));
   must(process.ioctl(vm, KVM_CREATE_IRQCHIP, 0));
   const vcpu = must(process.ioctl(vm, KVM_CREATE_VCPU, 0));
+  enableLapic(process, vcpu);
+  return { vm, vcpu };
+}
+
+export function enableLapic(process: Syscalls, vcpu: number): void {
   const lapic = new Uint8Array(KvmLapicState.size);
   must(process.ioctl(vcpu, KVM_GET_LAPIC, lapic));
   store32(lapic, SPIV, 0x1ff);
   must(process.ioctl(vcpu, KVM_SET_LAPIC, lapic));
-  return { vm, vcpu };
 }
 
 /** A routing table of `count` messages, as KVM_SET_GSI_ROUTING takes it. */
-function routes(count: number, firstGsi = 0): Uint8Array {
+export function routes(count: number, firstGsi = 0): Uint8Array {
   const table = new Uint8Array(8 + count * KvmIrqRoutingEntry.size);
   store32(table, 0, count);
   for (let i = 0; i < count; i++)
@@ -175,6 +181,23 @@ export const benchmarks: readonly Benchmark[] = [
       process.close(vcpu);
       process.close(vm);
       return process.close(kvm);
+    },
+  },
+  {
+    name: "KVM_RUN to a port access and back",
+    prepare(process) {
+      const { vcpu } = guestOf(process, portLoop);
+      must(process.ioctl(vcpu, KVM_RUN, 0));
+      return () => process.ioctl(vcpu, KVM_RUN, 0);
+    },
+  },
+  {
+    name: "one instruction of a guest",
+    calls: COUNT_LOOP_LENGTH,
+    prepare(process) {
+      const { vcpu } = guestOf(process, countLoop);
+      must(process.ioctl(vcpu, KVM_RUN, 0));
+      return () => process.ioctl(vcpu, KVM_RUN, 0);
     },
   },
 ];
