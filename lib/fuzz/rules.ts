@@ -153,10 +153,11 @@ export const tamingRules: readonly TamingRule[] = [
   {
     name: SLOW_PIT,
     requests: [KVM_SET_PIT.number, KVM_SET_PIT2.number],
-    tame(bytes) {
+    tame(bytes, _patched, request) {
       const { count, mode } = KvmPitChannelState.offsetOf;
       if (bytes.length < PIT_CHANNEL || bytes[mode] > TICKING_MODES) return false;
       if (
+        request === KVM_SET_PIT2.number &&
         bytes.length >= KvmPitState2.size &&
         (load32(bytes, KvmPitState2.offsetOf.flags) & HPET_LEGACY) !== 0
       )

@@ -103,7 +103,7 @@ function createGuestMemfd(file: VmFile, user: Argument, process: Process): numbe
   if (size === 0n || size >> 63n !== 0n || size % BigInt(PAGE_SIZE) !== 0n) return -EINVAL;
   if (process.fds.lowestFree() < 0) return -EMFILE;
   if (vm.kernel.faults.allocation("kvm_gmem")) return -ENOMEM;
-  return process.install(new GuestMemfd(vm, size, Number(flags)), true);
+  return process.install(new GuestMemfd(vm, size, Number(flags)), false);
 }
 
 export const guestMemfdIoctls: readonly Entry<VmFile>[] = [[KVM_CREATE_GUEST_MEMFD, createGuestMemfd]];

@@ -233,13 +233,20 @@ const pvEoi = stored(0n, (value, vcpu) => {
   return (value & 1n) === 0n || hasMemory(vcpu, value & ~3n, 1);
 });
 
-/** Where CPUID is enforced (KVM_CAP_ENFORCE_PV_FEATURE_CPUID), only with KVM_FEATURE_* number `bit`. */
+const isListed = ({ vcpu }: X86Vcpu, index: number): boolean =>
+  vcpu.vm.host.facts.msrIndices?.includes(index) ?? false;
+
+/**
+ * Where CPUID is enforced (KVM_CAP_ENFORCE_PV_FEATURE_CPUID), only with KVM_FEATURE_* number `bit`. Without it a zero may
+ * still be read and written by user space, where the MSR is one that it is told to save.
+ */
 const whereOffered = (bit: number, rule: MsrRule): MsrRule => {
   const refused = (vcpu: X86Vcpu): boolean =>
     vcpu.enforcesPvCpuid && ((vcpu.cpuid.paravirtualFeatures >>> bit) & 1) === 0;
   return {
-    read: (vcpu, index) => (refused(vcpu) ? undefined : rule.read(vcpu, index)),
-    write: (vcpu, index, value) => !refused(vcpu) && rule.write(vcpu, index, value),
+    read: (vcpu, index) => (!refused(vcpu) ? rule.read(vcpu, index) : isListed(vcpu, index) ? 0n : undefined),
+    write: (vcpu, index, value) =>
+      refused(vcpu) ? value === 0n && isListed(vcpu, index) : rule.write(vcpu, index, value),
   };
 };
 
