@@ -13,8 +13,9 @@ import { type ForwardedState, handleOne, NONE, PhysicalGic } from "../hardware/g
 import type { EventFd } from "../kernel/eventfd.ts";
 import { Kernel } from "../kernel/kernel.ts";
 import { byHand } from "../kernel/work-queue.ts";
+import { PlatformDeviceFile } from "../vfio/platform-device.ts";
 import { Direct, now } from "../vmm/co.ts";
-import { type ForwardedOptions, PlatformIrq, type VirtualIrq } from "../vmm/forwarded-irq.ts";
+import { assignPlatformIrq, ForwardedIrq, type ForwardedOptions } from "../vmm/forwarded-irq.ts";
 import { Irqchip } from "../vmm/irqchip.ts";
 import { ArmVm, servingGuest } from "./arm-vm.ts";
 import { table } from "./print.ts";
@@ -64,23 +65,24 @@ export const device = (
       taken: [],
     };
 
-    // The VMM: trigger and resample eventfds, and the irqfd between them.
-    const triggerFd = process.eventfd2(0, 0);
-    const resampleFd = process.eventfd2(0, 0);
-    const irqchip = new Irqchip(linux, vm.vm, { routing: "table" });
+    // The VMM: the device, an eventfd on its interrupt, and the irqfd behind it.
     const gsi = VIRTUAL - NR_PRIVATE_IRQS;
-    now(irqchip.addIrqfd(triggerFd, gsi, options.unmasks ? resampleFd : undefined));
-
-    const { vgic } = vm.cpu.vm;
-    const irq = vgic.gic.irq(undefined, VIRTUAL)!;
-    const virtual: VirtualIrq = {
+    const irq = vm.cpu.vm.vgic.gic.irq(undefined, VIRTUAL)!;
+    const platform = new ForwardedIrq(gic, PHYSICAL, options, {
       setLine: (level) => void kvm.routing.setIrq(0, gsi, level, false),
       get active() {
         return irq.active;
       },
-    };
+    });
+    const file = new PlatformDeviceFile(vm.machine.kernel, [platform]);
+    const irqchip = new Irqchip(linux, vm.vm, { routing: "table" });
+    const triggerFd = now(assignPlatformIrq(linux, process.install(file, true), irqchip, gsi, options));
+    kvm.routing.addNotifier({ gsi, acked: () => platform.ended() });
+    platform.unmasks = 0;
+
+    // Who is called on the way of the first interrupt.
     const eventfd = process.fds.get(triggerFd) as EventFd;
-    const platform = new PlatformIrq(gic, PHYSICAL, options, eventfd, virtual);
+    const { vgic } = vm.cpu.vm;
     const note = <K extends string>(
       object: Record<K, (...args: never[]) => unknown>,
       method: K,
@@ -92,12 +94,10 @@ export const device = (
         return original(...args);
       }) as (typeof object)[K];
     };
-    note(platform as { handle(): void }, "handle", "VFIO");
+    note(platform as unknown as { handler(): void }, "handler", "VFIO");
     note(eventfd as { signal(): void }, "signal", "eventfd");
     note(kvm.irqfds.get(eventfd)!, "wake", "irqfd");
     note(vgic as { inject(...args: never[]): number }, "inject", "vgic");
-
-    kvm.routing.addNotifier({ gsi, acked: () => platform.ended() });
 
     let unserved = 0;
     let served = 0;
@@ -125,7 +125,7 @@ export const device = (
         yield* until("a physical interrupt", () => gic.highest !== NONE);
         yield* step("the host takes its interrupt", () => {
           account.hostInterrupts++;
-          handleOne(gic, () => platform.handle());
+          handleOne(gic, () => platform.handler!());
         });
       }
     }
@@ -142,17 +142,10 @@ export const device = (
         });
       }
     }
-    function* unmasker(): Thread {
-      for (;;) {
-        yield* calls.take(resampleFd);
-        account.unmasks++;
-        yield* step("VFIO enables the interrupt again", () => platform.unmask());
-      }
-    }
     return {
       kernel: vm.machine.kernel,
-      threads: { vcpu: vcpu(), host: host(), ...(options.unmasks && { vfio: unmasker() }), device: fires() },
-      daemons: ["vcpu", "host", "vfio", "device"],
+      threads: { vcpu: vcpu(), host: host(), device: fires() },
+      daemons: ["vcpu", "host", "device"],
       check() {
         if (account.hostInterrupts > TOO_MANY) return "storm: the host takes the interrupt again and again";
         return account.guestInterrupts > TOO_MANY
@@ -161,6 +154,7 @@ export const device = (
       },
       final() {
         account.hostDeactivations = gic.deactivations.host;
+        account.unmasks = platform.unmasks;
         tell(account);
         return served === EVENTS ? undefined : `the device was served ${served} times of ${EVENTS}`;
       },

@@ -363,7 +363,7 @@ export function freeAssignedDevices(vm: Vm): void {
 // ---- requests ------------------------------------------------------------------------------------------------------
 
 /**
- * KVM_ASSIGN_PCI_DEVICE. EFAULT; EINVAL: not with the IOMMU, or no such function; EEXIST: the id is in use; ENOMEM; EPERM:
+ * arch/x86/kvm/assigned-dev.c:kvm_vm_ioctl_assign_device, iommu.c:kvm_iommu_map_guest (4.11). EFAULT; EINVAL: not with the IOMMU, or no such function; EEXIST: the id is in use; ENOMEM; EPERM:
  * a bridge, a function without BARs, or a host without interrupt remapping; EBUSY: another VM has it; ENODEV: no IOMMU.
  */
 function assignPciDevice({ vm }: VmFile, user: Argument, assignment: Assignment): number {
@@ -380,6 +380,7 @@ function assignPciDevice({ vm }: VmFile, user: Argument, assignment: Assignment)
   if (assignment.taken.has(device)) return -EBUSY;
   assignment.reset(device);
   if (!assignment.iommu) return -ENODEV;
+  if (vm.assignedDevices.length === 0 && vm.kernel.faults.allocation("iommu_domain")) return -ENOMEM;
   if (assignment.irqs.remapping.kind === null) return -EPERM;
   const kept = canDisableIntx(device) ? flags : flags & ~KVM_DEV_ASSIGN_PCI_2_3;
   assignment.taken.add(device);

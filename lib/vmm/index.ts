@@ -3,6 +3,8 @@
  * few system calls of `Linux`, so it runs on the fake, on the real kernel, and inside an exploration.
  */
 export { type Co, counted, Direct, drain, type Linux, Mutex, now } from "./co.ts";
+export { assignPlatformIrq, ForwardedIrq, type ForwardedOptions } from "./forwarded-irq.ts";
+export { RemappedMsix } from "./guest-remapping.ts";
 export { HostBridge } from "./host-bridge.ts";
 export { Irqchip, type IrqchipOptions, type MsiMapper } from "./irqchip.ts";
 export { KvmAssignedMsix } from "./kvm-assigned-msix.ts";
