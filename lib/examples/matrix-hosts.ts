@@ -3,7 +3,6 @@
  * a stage of its life. "x86 none" has no controller in the kernel; its stages are those of the vCPU. The x86 VMs are
  * built on any kernel; the first run of the others needs a guest, which only the fake can load.
  */
-import { EINTR } from "../abi/errno.ts";
 import {
   KVM_CAP_IRQ_XICS,
   KVM_CAP_PPC_PAPR,
@@ -88,18 +87,7 @@ export interface MatrixProfile {
   reach(kernel: Syscalls, stage: Stage): StagedVm;
 }
 
-/** A call that a signal to the program may end is made again. */
-function uninterrupted(call: () => number): number {
-  for (;;) {
-    const result = call();
-    if (result !== -EINTR) return result;
-  }
-}
-
-function newVm(kernel: Syscalls): number {
-  const kvm = kernel.open("/dev/kvm", 2);
-  return uninterrupted(() => kernel.ioctl(kvm, KVM_CREATE_VM, 0));
-}
+const newVm = (kernel: Syscalls): number => kernel.ioctl(kernel.open("/dev/kvm", 2), KVM_CREATE_VM, 0);
 
 const enableCap = (kernel: Syscalls, fd: number, cap: number, ...given: number[]): number => {
   const args = [0, 1, 2, 3].map((i) => BigInt(given[i] ?? 0));
@@ -170,7 +158,7 @@ function runX86(kernel: Syscalls, vm: number, vcpu: number): number {
   cs.selector = 0;
   kernel.ioctl(vcpu, KVM_SET_SREGS, sregs);
   kernel.ioctl(vcpu, KVM_SET_REGS, KvmRegs.encode({ rflags: 2n }));
-  return uninterrupted(() => kernel.ioctl(vcpu, KVM_RUN, 0));
+  return kernel.ioctl(vcpu, KVM_RUN, 0);
 }
 
 const VECTOR = 0x41;

@@ -26,7 +26,7 @@ describe.each(profiles.filter(({ name }) => name.startsWith("x86")))("$name", (p
       fc.property(programs, (program) => {
         expect(run(profile, stage, program, process)).toEqual(twin(row, program));
       }),
-      { numRuns: 30 },
+      { numRuns: 15 },
     );
   });
 });

@@ -126,10 +126,13 @@ export function run(
   };
   const answers = program.map((op) => {
     const answer = step(op);
+    // a binding of an eventfd that was signalled before is work for later
     if (op.do !== "route") kernel.settle();
     return answer;
   });
-  return { answers, came: stage === "after the first run" ? reached.came() : [] };
+  const came = stage === "after the first run" ? reached.came() : [];
+  for (const fd of [...fds.flat(), reached.vcpu(), vm]) kernel.close(fd);
+  return { answers, came };
 }
 
 /**
