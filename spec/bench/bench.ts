@@ -16,6 +16,7 @@ import { defaultProfile } from "../../lib/machine/default-profile.ts";
 import { Machine } from "../../lib/machine/machine.ts";
 import { nativeKernel } from "../../lib/native/native.ts";
 import { assignedBenchmarks } from "./assigned.ts";
+import { explorationRun } from "./exploration.ts";
 import { bytesOfVm, growths, measureGrowth } from "./growth.ts";
 import { type Benchmark, benchmarks, must, vmWithLapic } from "./operations.ts";
 import { plot } from "./plot.ts";
@@ -63,6 +64,10 @@ async function main(): Promise<void> {
     table.push([name, time(fake), time(native), ratio(native, fake), time(c), ratio(c, fake)]);
   console.log(table.toString());
   console.log(`floor: one DataView read, ${time(floor.p50)}`);
+  const exploration = await measure(explorationRun(), { min_cpu_time: 1e9 });
+  console.log(
+    `exploration: ${Math.round(1e9 / exploration.avg)} runs a second on one processor (host, VM, two vCPUs, eight vectors, 30 steps)`,
+  );
   if (!native.available) console.log(`the real kernel was not measured: ${native.reason}`);
   console.log("from C: measured once on the recorded host (see spec/bench/operations.ts)");
   printWeight();

@@ -38,19 +38,20 @@ import {
   KvmIrqRouting,
   KvmIrqRoutingEntry,
 } from "../../abi/kvm.ts";
-import { KVM_GET_LAPIC, KVM_SET_LAPIC, KvmLapicState } from "../../abi/kvm-x86.ts";
 import { store32 } from "../../abi/struct.ts";
 import { MSIX_ENTRY_SIZE } from "../../hardware/msix.ts";
 import type { EventFd } from "../../kernel/eventfd.ts";
 import type { Process } from "../../kernel/process.ts";
 import { byHand } from "../../kernel/work-queue.ts";
+import type { VcpuFile } from "../../kvm/vcpu.ts";
 import type { Vm, VmFile } from "../../kvm/vm.ts";
+import type { X86Vcpu } from "../../kvm/x86/vcpu.ts";
 import { Machine } from "../../machine/machine.ts";
 import type { Profile } from "../../machine/profile.ts";
 import { AssignedDevice, hostWithDevice } from "./assigned-device.ts";
 import { Receiver } from "./receiver.ts";
 import type { World } from "./run.ts";
-import { Calls, step, type Thread } from "./thread.ts";
+import { Calls, type Thread } from "./thread.ts";
 
 /** What a VMM does when the guest touches the device; the bench calls it as a trap handler would. */
 export interface MsixVmm {
@@ -188,17 +189,15 @@ export class MsixBench {
     this.vm = process.ioctl(kvm, KVM_CREATE_VM, 0);
     process.ioctl(this.vm, KVM_CREATE_IRQCHIP, 0);
     const vcpus = Array.from({ length: options.vcpus ?? 1 }, (_, id) => {
-      const vcpu = process.ioctl(this.vm, KVM_CREATE_VCPU, id);
-      const lapic = new Uint8Array(KvmLapicState.size);
-      process.ioctl(vcpu, KVM_GET_LAPIC, lapic);
-      store32(lapic, SPIV, 0x1ff);
-      process.ioctl(vcpu, KVM_SET_LAPIC, lapic);
-      return vcpu;
+      const fd = process.ioctl(this.vm, KVM_CREATE_VCPU, id);
+      const { lapic } = (process.fds.get(fd) as VcpuFile).vcpu.arch as X86Vcpu;
+      lapic!.mmioWrite(SPIV, 4, 0x1ff, 0);
+      return fd;
     });
     this.receiver = new Receiver(process, vcpus);
     if (assigned) this.assigned = new AssignedDevice(this.machine, process);
     this.eventfds = Array.from({ length: vectors }, () => process.eventfd2(0, EFD_NONBLOCK));
-    this.#descriptors = process.fds.open.length;
+    this.#descriptors = this.#openDescriptors();
     this.#on = this.#enabled = options.enabled ?? true;
     const masked = (options.maskable ?? true) || !this.#enabled;
     this.#states = Array.from({ length: vectors }, (_, vector) => ({
@@ -263,7 +262,7 @@ export class MsixBench {
         number?,
         number?,
       ];
-      const label = `guest: ${action.join(" ")}`;
+      const label = () => `guest: ${action.join(" ")}`;
       const state = this.#states[first];
       switch (kind) {
         case "mask":
@@ -408,9 +407,9 @@ export class MsixBench {
    * An access of the guest is a step, the VMM's answer to it the steps that follow. What it unmasks is unmasked at once,
    * what it masks when the VMM is done.
    */
-  *#access(label: string, write: () => void, handler: () => Thread | undefined): Thread {
+  *#access(label: () => string, write: () => void, handler: () => Thread | undefined): Thread {
     let changed: VectorState[] = [];
-    yield* step(label, () => {
+    const enter = () => {
       write();
       if (!this.#enabled) this.#on = false;
       changed = this.#states.filter((state) => state.masked !== this.#maskedByRegisters(state));
@@ -420,7 +419,8 @@ export class MsixBench {
         state.masked = false;
         this.#idle = false;
       }
-    });
+    };
+    yield { run: enter, label };
     this.#busy++;
     const handling = handler();
     if (handling !== undefined) yield* handling;
@@ -450,19 +450,21 @@ export class MsixBench {
 
   *#device(vmm: MsixVmm): Thread {
     for (const vector of this.#options.device)
-      yield* step(`device raises vector ${vector}`, () => {
-        const state = this.#states[vector];
-        if (this.#over || this.#stopped || (this.assigned !== undefined && !this.#on)) return;
-        state.edges++;
-        state.lastEdge = this.receiver.now;
-        state.allowed = new Set([state.data & 0xff]);
-        if (state.before !== undefined) state.allowed.add(state.before);
-        if (state.masked && state.changing === 0) state.underMask++;
-        else state.underMask = 0;
-        if (vmm.raise !== undefined) vmm.raise(vector);
-        else if (this.assigned !== undefined) this.#raiseHardware(vector);
-        else this.signal(this.eventfds[vector]);
-      });
+      yield { run: () => this.#raise(vmm, vector), label: () => `device raises vector ${vector}` };
+  }
+
+  #raise(vmm: MsixVmm, vector: number): void {
+    if (this.#over || this.#stopped || (this.assigned !== undefined && !this.#on)) return;
+    const state = this.#states[vector];
+    state.edges++;
+    state.lastEdge = this.receiver.now;
+    state.allowed = new Set([state.data & 0xff]);
+    if (state.before !== undefined) state.allowed.add(state.before);
+    if (state.masked && state.changing === 0) state.underMask++;
+    else state.underMask = 0;
+    if (vmm.raise !== undefined) vmm.raise(vector);
+    else if (this.assigned !== undefined) this.#raiseHardware(vector);
+    else this.signal(this.eventfds[vector]);
   }
 
   /** A device that has MSI-X off has nowhere to send a vector to. */
@@ -526,7 +528,8 @@ export class MsixBench {
   #armed(vmm: MsixVmm): string | undefined {
     if (vmm.armed === undefined) return undefined;
     const { irqfds } = this.kernelVm;
-    for (const [vector, fd] of this.eventfds.entries()) {
+    for (let vector = 0; vector < this.eventfds.length; vector++) {
+      const fd = this.eventfds[vector];
       const bound = irqfds.has(this.process.fds.get(fd) as EventFd);
       if (bound !== vmm.armed(vector))
         return `vector ${vector} is ${bound ? "" : "not "}armed, and the VMM thinks it is${bound ? " not" : ""}`;
@@ -572,11 +575,18 @@ export class MsixBench {
   #left(): string | undefined {
     if (!this.#idle) return undefined;
     const { irqfds, routing } = this.kernelVm;
-    if (irqfds.size !== 0) return `${irqfds.size} irqfds are bound to a device that is not in use`;
+    for (const { gsi } of irqfds.values())
+      return `an irqfd of a device that is not in use is bound to GSI ${gsi}`;
     for (let gsi = FIRST_GSI; gsi < FIRST_GSI + GSIS; gsi++)
       if (routing.routes(gsi) !== undefined) return `GSI ${gsi} has a route of a device that is not in use`;
-    const open = this.process.fds.open.length - this.#descriptors;
+    const open = this.#openDescriptors() - this.#descriptors;
     return this.#over && open > 0 ? `${open} descriptors are left open` : undefined;
+  }
+
+  #openDescriptors(): number {
+    let open = 0;
+    for (let fd = 0; fd < DESCRIPTORS; fd++) if (this.process.fds.get(fd) !== undefined) open++;
+    return open;
   }
 
   // ---- what VMMs do most -------------------------------------------------------------------------------------------
@@ -620,6 +630,8 @@ export class MsixBench {
 const SPIV = 0xf0;
 /** the address of messages to the first vCPU */
 const APIC_0 = 0xfee0_0000;
+/** descriptors are looked for below this */
+const DESCRIPTORS = 128;
 const EFD_NONBLOCK = 0x800;
 /** so many GSIs of a device are looked at */
 const GSIS = 16;
