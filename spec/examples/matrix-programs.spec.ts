@@ -32,7 +32,7 @@ test.each(stagesOf)(
         const { answers, came } = twin(row, program);
         expect(run(profile, stage, program)).toEqual({ answers, came: stage === RUNNING ? came : [] });
       }),
-      { numRuns: 25 },
+      { numRuns: stage === RUNNING ? 100 : 25 },
     );
   },
 );
