@@ -10,6 +10,7 @@ import { groupNames } from "../fuzz/groups.ts";
 import { fakeSide, nativeSide } from "../fuzz/kernels.ts";
 import { knownDifferences } from "../fuzz/known-differences.ts";
 import { formatProgram } from "../fuzz/program.ts";
+import type { Controllers } from "../fuzz/programs.ts";
 import { headerOf } from "../fuzz/this-host.ts";
 import { nativeKernel } from "../native/native.ts";
 import { writeTrace } from "../trace/files.ts";
@@ -24,6 +25,7 @@ export interface FuzzOptions {
   shrink: boolean;
   group?: string[];
   without?: string[];
+  controllers?: Controllers;
   known: string;
   out: string;
   atMost?: number;
@@ -39,6 +41,8 @@ export function fuzzCommand(options: FuzzOptions, output: Output): number {
     throw new UsageError(`--against ${options.against}: only "native" can be asked`);
   for (const name of [...(options.group ?? []), ...(options.without ?? [])])
     if (!groupNames.includes(name)) throw new UsageError(`no group "${name}": ${groupNames.join(", ")}`);
+  if (!["kernel", "split", "none", undefined].includes(options.controllers))
+    throw new UsageError(`--controllers ${options.controllers}: kernel, split or none`);
   const native = nativeKernel();
   if (!native.available) throw new UsageError(`the real kernel cannot be asked: ${native.reason}`);
   const header = headerOf(native);
@@ -59,6 +63,7 @@ export function fuzzCommand(options: FuzzOptions, output: Output): number {
     groups: (options.group ?? groupNames).filter((name) => !options.without?.includes(name)),
     known,
     progress: tell,
+    ...(options.controllers !== undefined && { controllers: options.controllers }),
     ...(options.length !== undefined && { length: options.length }),
     ...(options.atMost !== undefined && { atMost: options.atMost }),
     found: (finding) => report(finding),

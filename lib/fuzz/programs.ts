@@ -11,6 +11,8 @@ import { hexValue } from "./values.ts";
 export interface ProgramOptions {
   /** the groups to draw from; all by default */
   groups?: readonly string[];
+  /** where the interrupt controllers of the first VM are; a VM without any is gone sooner */
+  controllers?: Controllers;
   /** how many operations at most, the beginning aside */
   length?: number;
 }
@@ -46,47 +48,51 @@ const pit: Operation = {
   bytes: "00".repeat(64),
 };
 
+export type Controllers = "kernel" | "split" | "none";
+const someControllers = fc.oneof(
+  { weight: 7, arbitrary: fc.constant<Controllers>("kernel") },
+  { weight: 2, arbitrary: fc.constant<Controllers>("split") },
+  { weight: 1, arbitrary: fc.constant<Controllers>("none") },
+);
+
 /** What most programs begin with. */
-const beginning: fc.Arbitrary<Program> = fc
-  .record({
-    controllers: fc.oneof(
-      { weight: 7, arbitrary: fc.constant("kernel" as const) },
-      { weight: 2, arbitrary: fc.constant("split" as const) },
-      { weight: 1, arbitrary: fc.constant("none" as const) },
-    ),
-    pit: fc.integer({ min: 0, max: 3 }),
-    vcpus: fc.oneof(
-      fc.constant([0]),
-      fc.constant([0, 1]),
-      fc.constant([0, 1, 2]),
-      fc.constant([]),
-      fc.constant([3, 0]),
-      fc.constant([0, 5, 255]),
-    ),
-    eventfds: fc.integer({ min: 0, max: 4 }),
-    cpuid: fc.integer({ min: 0, max: 2 }),
-    vms: fc.oneof({ weight: 9, arbitrary: fc.constant(1) }, { weight: 1, arbitrary: fc.constant(2) }),
-  })
-  .map(({ controllers, pit: withPit, vcpus, eventfds, vms, cpuid }) => {
-    const operations: Operation[] = [opensKvm];
-    for (let i = 0; i < vms; i++)
-      operations.push({
-        op: "ioctl",
-        on: { kind: "system", index: 0 },
-        request: "KVM_CREATE_VM",
-        value: "0x0",
-      });
-    if (controllers === "kernel") operations.push(onVm("KVM_CREATE_IRQCHIP", 0));
-    if (controllers === "split") operations.push(splitIrqchip);
-    if (controllers === "kernel" && withPit === 0) operations.push(pit);
-    for (const id of vcpus) operations.push(onVm("KVM_CREATE_VCPU", id));
-    if (cpuid === 0)
-      vcpus.forEach((_, index) => {
-        operations.push({ op: "cpuid", on: { kind: "vcpu", index }, edits: [] });
-      });
-    for (let i = 0; i < eventfds; i++) operations.push({ op: "eventfd2", initval: 0, flags: 0x80800 });
-    return operations;
-  });
+const beginning = (fixed?: Controllers): fc.Arbitrary<Program> =>
+  fc
+    .record({
+      controllers: fixed === undefined ? someControllers : fc.constant(fixed),
+      pit: fc.integer({ min: 0, max: 3 }),
+      vcpus: fc.oneof(
+        fc.constant([0]),
+        fc.constant([0, 1]),
+        fc.constant([0, 1, 2]),
+        fc.constant([]),
+        fc.constant([3, 0]),
+        fc.constant([0, 5, 255]),
+      ),
+      eventfds: fc.integer({ min: 0, max: 4 }),
+      cpuid: fc.integer({ min: 0, max: 2 }),
+      vms: fc.oneof({ weight: 9, arbitrary: fc.constant(1) }, { weight: 1, arbitrary: fc.constant(2) }),
+    })
+    .map(({ controllers, pit: withPit, vcpus, eventfds, vms, cpuid }) => {
+      const operations: Operation[] = [opensKvm];
+      for (let i = 0; i < vms; i++)
+        operations.push({
+          op: "ioctl",
+          on: { kind: "system", index: 0 },
+          request: "KVM_CREATE_VM",
+          value: "0x0",
+        });
+      if (controllers === "kernel") operations.push(onVm("KVM_CREATE_IRQCHIP", 0));
+      if (controllers === "split") operations.push(splitIrqchip);
+      if (controllers === "kernel" && withPit === 0) operations.push(pit);
+      for (const id of vcpus) operations.push(onVm("KVM_CREATE_VCPU", id));
+      if (cpuid === 0)
+        vcpus.forEach((_, index) => {
+          operations.push({ op: "cpuid", on: { kind: "vcpu", index }, edits: [] });
+        });
+      for (let i = 0; i < eventfds; i++) operations.push({ op: "eventfd2", initval: 0, flags: 0x80800 });
+      return operations;
+    });
 
 const readback: fc.Arbitrary<Operation> = fc.integer({ min: 0, max: 7 }).map((n) => ({
   op: "readback",
@@ -123,6 +129,6 @@ export function programs(options: ProgramOptions = {}): fc.Arbitrary<Program> {
     });
   });
   return fc
-    .tuple(beginning, body)
+    .tuple(beginning(options.controllers), body)
     .map(([first, rest]) => [...first, ...rest, { op: "readback", parts: everything }]);
 }
