@@ -32,7 +32,7 @@ class Broken extends Mended {
 export const bug = msixBug({
   number: 37,
   title: "a GSI is given out twice after a restore",
-  reference: "cloud-hypervisor #7850, #8004; Firecracker #5952; crosvm 275a32070",
+  reference: "cloud-hypervisor #7850, #8004",
   options: {
     vectors: 2,
     guest: [["unmask", 0], ["restore"], ["unmask", 1]],

@@ -38,6 +38,7 @@ import { bug as bug34 } from "./34-deferred-until-something-else.ts";
 import { bug as bug35 } from "./35-intx-between-request-and-disable.ts";
 import { bug as bug36 } from "./36-notification-suppressed.ts";
 import { bug as bug37 } from "./37-gsi-given-out-twice.ts";
+import { bug as bug37b } from "./37b-pending-lost-at-restore.ts";
 import { bug as bug38 } from "./38-sixteen-bits-of-a-source.ts";
 import { bug as bug39 } from "./39-forwarded-in-flight.ts";
 import { bug as bug40 } from "./40-running-before-the-controller.ts";
@@ -83,6 +84,7 @@ export const zoo: readonly Bug[] = [
   bug35,
   bug36,
   bug37,
+  bug37b,
   bug38,
   bug39,
   bug40,
@@ -97,14 +99,43 @@ export const strategies: readonly { name: string; strategy: Strategy }[] = [
 
 export const SEEDS = 20;
 export const MAX_RUNS = 2000;
+/** steps and turns together */
+export const MAX_SIZE = 12;
 /** the order may leave the ordinary one so often; the mended ones are searched completely within it */
 export const PREEMPTIONS = 3;
+
+/** Every number of the list is in the zoo. What of a number is not, and why. */
+export const notExpressed: readonly { number: number; part: string; reason: string }[] = [
+  {
+    number: 9,
+    part: "producers that come and go without the irqfds' lock",
+    reason: "a call of the fake is one step: its halves would have to be written out, as for 10",
+  },
+  {
+    number: 29,
+    part: "the unsigned loop variable of the first versions",
+    reason: "a loop that never ends inside the kernel is not a matter of order",
+  },
+  {
+    number: 34,
+    part: "a resample event that is never read",
+    reason: "a busy loop loses nothing: a run that does not end is no failure here",
+  },
+  {
+    number: 35,
+    part: "DisINTx against SET_IRQS (CVE-2024-26810), DisINTx in MSI mode (899649b7d4)",
+    reason: "as for 9; of the three the first is shown",
+  },
+];
 
 export interface Hunt {
   strategy: string;
   /** runs until the bug was found, per seed; infinite where it was not */
   runs: number[];
-  /** steps of the shrunk run and deviations of its order, of the last seed */
+  /** steps of the shrunk run and turns of its order together, per seed */
+  sizes: number[];
+  /** milliseconds of the slowest seed, shrinking included */
+  slowest: number;
   smallest: Counterexample | undefined;
 }
 
@@ -112,17 +143,31 @@ export interface Hunt {
 export function hunt(bug: Bug, seeds = SEEDS, firstSeed = 1): Hunt[] {
   return strategies.map(({ name, strategy }) => {
     const count = typeof strategy === "object" && "exhaustive" in strategy ? 1 : seeds;
-    let smallest: Counterexample | undefined;
-    const runs = Array.from({ length: count }, (_, i) => {
-      const result = explore(bug.broken, { strategy, seed: firstSeed + i, runs: MAX_RUNS });
-      if (result.counterexample === undefined) return Number.POSITIVE_INFINITY;
-      if (smallest === undefined || result.counterexample.steps.length < smallest.steps.length)
-        smallest = result.counterexample;
-      return result.runs;
-    });
-    return { strategy: name, runs, smallest };
+    const found: Hunt = { strategy: name, runs: [], sizes: [], slowest: 0, smallest: undefined };
+    for (let i = 0; i < count; i++) {
+      const started = performance.now();
+      const { counterexample, runs } = explore(bug.broken, {
+        strategy,
+        seed: firstSeed + i,
+        runs: MAX_RUNS,
+      });
+      found.slowest = Math.max(found.slowest, performance.now() - started);
+      found.runs.push(counterexample === undefined ? Number.POSITIVE_INFINITY : runs);
+      if (counterexample === undefined) continue;
+      found.sizes.push(sizeOf(counterexample));
+      if (found.smallest === undefined || sizeOf(counterexample) < sizeOf(found.smallest))
+        found.smallest = counterexample;
+    }
+    return found;
   });
 }
+
+/** Steps, and turns of the order. */
+export const sizeOf = ({ steps, deviations }: Counterexample): number => steps.length + deviations.length;
+
+/** Whether every seed found the bug, and shrunk it to so few steps. */
+export const isSure = ({ runs, sizes }: Hunt): boolean =>
+  Math.max(...runs) <= MAX_RUNS && Math.max(...sizes) <= MAX_SIZE;
 
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
