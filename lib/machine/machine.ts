@@ -60,9 +60,11 @@ export class Machine {
       ...taskSizes[profile.arch],
     });
     addPlainFiles(this.kernel);
-    const models = new Map([...pciModels, ...(options.models ?? [])]);
     const devices = knownHost(profile)?.devices ?? (hasVfio(profile) ? profile.devices : undefined);
-    this.pci = devices && new MachinePci(profile, devices, this.kernel, behaviour, models);
+    if (devices !== undefined) {
+      const models = new Map([...pciModels, ...(options.models ?? [])]);
+      this.pci = new MachinePci(profile, devices, this.kernel, behaviour, models);
+    }
     const arch = architectures[profile.arch];
     if (arch !== undefined && profile.flavour !== null) {
       const { release, flavour, systemCapabilities, vmCapabilities, vcpuMmapSize, pageSize, facts } = profile;

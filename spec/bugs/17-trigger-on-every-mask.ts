@@ -54,7 +54,7 @@ class Broken extends Mended {
 export const bug = msixBug({
   number: 17,
   title: "every mask and unmask opens a window without a handler",
-  reference: "QEMU, vfio/pci thread of February 2020",
+  reference: "QEMU, Kapl: avoid SET_ACTION_TRIGGER ioctls, February 2020",
   options: {
     vectors: 1,
     guest: [
