@@ -4,7 +4,7 @@ import type { File } from "./file.ts";
 
 export class FdTable {
   #files: (File | undefined)[] = [];
-  #closeOnExec = new Set<number>();
+  #closeOnExec: boolean[] = [];
   /** no descriptor below this is free */
   #next = 0;
   /** RLIMIT_NOFILE, soft: descriptors are below this */
@@ -44,19 +44,18 @@ export class FdTable {
     const file = this.#files[fd];
     if (file === undefined) return false;
     this.#files[fd] = undefined;
-    if (this.#closeOnExec.size !== 0) this.#closeOnExec.delete(fd);
+    this.#closeOnExec[fd] = false;
     if (fd < this.#next) this.#next = fd;
     file.put();
     return true;
   }
 
   closeOnExec(fd: number): boolean {
-    return this.#closeOnExec.has(fd);
+    return this.#closeOnExec[fd] === true;
   }
 
   setCloseOnExec(fd: number, on: boolean): void {
-    if (on) this.#closeOnExec.add(fd);
-    else if (this.#closeOnExec.size !== 0) this.#closeOnExec.delete(fd);
+    this.#closeOnExec[fd] = on;
   }
 
   /** Descriptor numbers in use, ascending. */
@@ -69,7 +68,7 @@ export class FdTable {
     const child = new FdTable();
     child.limit = this.limit;
     child.#files = this.#files.slice();
-    child.#closeOnExec = new Set(this.#closeOnExec);
+    child.#closeOnExec = this.#closeOnExec.slice();
     child.#next = this.#next;
     for (const file of child.#files) file?.get();
     return child;

@@ -20,6 +20,11 @@ export class WaitQueue {
     return this.#waiters.length !== 0;
   }
 
+  /** Who waits, from the head on. */
+  get waiters(): readonly Waiter[] {
+    return this.#waiters;
+  }
+
   /** Before those that came earlier, behind the priority waiters. */
   add(waiter: Waiter): void {
     this.#waiters.splice(this.#priority, 0, waiter);

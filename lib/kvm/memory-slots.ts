@@ -50,8 +50,8 @@ export type BindMemfd = (pages: number) => (() => void) | number;
 
 export class MemorySlots {
   readonly #vm: Vm;
-  /** by id, per address space */
-  #slots: Map<number, MemorySlot>[] = [];
+  /** by id, per address space; no Map, see IrqFds */
+  #slots: (MemorySlot | undefined)[][] = [];
   /** by frame, ascending, per address space */
   #sorted: MemorySlot[][] = [];
   /** how many ids user space may use (KVM_CAP_NR_MEMSLOTS) */
@@ -70,13 +70,13 @@ export class MemorySlots {
     this.userSlots = userSlots;
     this.readonlySupported = readonlySupported;
     for (let i = 0; i < addressSpaces; i++) {
-      this.#slots.push(new Map());
+      this.#slots.push([]);
       this.#sorted.push([]);
     }
   }
 
   get(addressSpace: number, id: number): MemorySlot | undefined {
-    return this.#slots[addressSpace]?.get(id);
+    return this.#slots[addressSpace]?.[id];
   }
 
   /** The slots of an address space, by frame. */
@@ -140,7 +140,7 @@ export class MemorySlots {
     if (pages !== 0 && baseFrame + pages >= 2 ** 64 / this.pageSize) return -EINVAL;
     if (pages > MAX_PAGES) return -EINVAL;
 
-    const old = this.#slots[addressSpace].get(id);
+    const old = this.#slots[addressSpace][id];
     if (pages === 0) {
       if (old === undefined) return -EINVAL;
       const refused = this.#vm.arch.prepareMemory("delete", null);
@@ -203,11 +203,8 @@ export class MemorySlots {
   ): void {
     const sorted = this.#sorted[addressSpace];
     if (old !== undefined) sorted.splice(placeOf(sorted, old.baseFrame), 1);
-    if (slot === undefined) this.#slots[addressSpace].delete(id);
-    else {
-      this.#slots[addressSpace].set(id, slot);
-      sorted.splice(placeOf(sorted, slot.baseFrame), 0, slot);
-    }
+    if (slot !== undefined) sorted.splice(placeOf(sorted, slot.baseFrame), 0, slot);
+    this.#slots[addressSpace][id] = slot;
     this.generation++;
   }
 
@@ -244,7 +241,7 @@ export class MemorySlots {
     const addressSpace = slotNumber >>> 16;
     const id = slotNumber & 0xffff;
     if (addressSpace >= this.#slots.length || id >= this.userSlots) return -EINVAL;
-    const slot = this.#slots[addressSpace].get(id);
+    const slot = this.#slots[addressSpace][id];
     return slot?.dirty === undefined ? -ENOENT : slot;
   }
 }

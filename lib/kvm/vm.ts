@@ -17,7 +17,6 @@ import {
 } from "../abi/kvm.ts";
 import { type AddressSpace, PAGE_SIZE } from "../kernel/address-space.ts";
 import type { Argument } from "../kernel/argument.ts";
-import type { EventFd } from "../kernel/eventfd.ts";
 import { File, O_RDWR } from "../kernel/file.ts";
 import type { Kernel } from "../kernel/kernel.ts";
 import type { Process } from "../kernel/process.ts";
@@ -29,7 +28,7 @@ import type { KvmHost } from "./host.ts";
 import { IoBus } from "./io-bus.ts";
 import type { Bus, IoEventFd } from "./ioeventfd.ts";
 import { IrqRouting } from "./irq-routing.ts";
-import { type IrqFd, type Resampler, releaseIrqfds, updateIrqfds } from "./irqfd.ts";
+import { IrqFds, type Resampler, releaseIrqfds, updateIrqfds } from "./irqfd.ts";
 import { MemorySlots } from "./memory-slots.ts";
 import { Vcpu, VcpuFile } from "./vcpu.ts";
 import { vmIoctls } from "./vm-ioctls.ts";
@@ -62,8 +61,7 @@ export class Vm {
   readonly vcpus: Vcpu[] = [];
   readonly vcpuById = new Map<number, Vcpu>();
   readonly routing: IrqRouting;
-  /** by the eventfd that each listens to */
-  readonly irqfds = new Map<EventFd, IrqFd>();
+  readonly irqfds = new IrqFds();
   /** by GSI */
   readonly resamplers = new Map<number, Resampler>();
   /** PCI devices that KVM itself has given to the VM */
