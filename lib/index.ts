@@ -7,6 +7,8 @@
  */
 export * from "./abi/index.ts";
 export { Edu } from "./hardware/edu.ts";
+/** A guest as a generator of accesses: `guest.store32(address, value)`, `guest.in8(port)`, `guest.eoi()`. */
+export * as guest from "./hardware/guest-script.ts";
 export { Ivshmem } from "./hardware/ivshmem.ts";
 export { PciDevice, type PciModel } from "./hardware/pci-device.ts";
 export { type CapabilityImage, type PciImage, pciImage } from "./hardware/pci-image.ts";
@@ -19,6 +21,7 @@ export { Kernel } from "./kernel/kernel.ts";
 export { Process } from "./kernel/process.ts";
 export type { EpollEvent, PollFd, Syscalls } from "./kernel/syscalls.ts";
 export { byHand, inOrder, type Policy, type Work, WorkQueue } from "./kernel/work-queue.ts";
+export { runScript } from "./kvm/x86/script.ts";
 export { builtinHosts } from "./machine/builtin.ts";
 export { defaultProfile } from "./machine/default-profile.ts";
 export { Machine, type MachineOptions } from "./machine/machine.ts";

@@ -184,6 +184,7 @@ describe("files", () => {
       "native/index.ts",
       "vmm/index.ts",
       "cli/main.ts",
+      "examples/guests.ts",
       "examples/seeds.ts",
       "examples/vmm.ts",
       "examples/matrix.ts",

@@ -47,6 +47,7 @@ export {
 } from "./explore/run.ts";
 export { Calls, type Op, step, type Thread, until } from "./explore/thread.ts";
 export { groupNames } from "./groups.ts";
+export { assemble } from "./guest-code.ts";
 export { runProgram } from "./interpreter.ts";
 export { fakeSide } from "./kernels.ts";
 export { formatProgram, type Operation, type Program, parseProgram } from "./program.ts";
