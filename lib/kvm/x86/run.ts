@@ -71,6 +71,8 @@ export interface GuestPolicy {
   budget: number;
   /** what an instruction takes of the virtual clock */
   nanosecondsPerInstruction: number;
+  /** how long a vCPU sleeps at most, in nanoseconds of the virtual clock, while timers tick that do not wake it */
+  longestSleep: number;
 }
 
 const policies = new WeakMap<Kernel, GuestPolicy>();
@@ -79,7 +81,10 @@ const policies = new WeakMap<Kernel, GuestPolicy>();
 export function guestPolicy(kernel: Kernel): GuestPolicy {
   let policy = policies.get(kernel);
   if (policy === undefined)
-    policies.set(kernel, (policy = { budget: 10_000_000, nanosecondsPerInstruction: 0 }));
+    policies.set(
+      kernel,
+      (policy = { budget: 10_000_000, nanosecondsPerInstruction: 0, longestSleep: 60_000_000_000 }),
+    );
   return policy;
 }
 
@@ -188,11 +193,11 @@ export class Runner {
     const vcpu = this.#vcpu;
     if (this.#page.immediateExit) return -EINTR;
     const { lapic, vcpu: common } = vcpu;
-    const started = common.vm.kernel.wait(
+    const started = this.#sleep(
       `vCPU ${common.id} waits for INIT and SIPI`,
       () => lapic !== undefined && lapic.pendingEvents !== 0,
     );
-    if (started === true) {
+    if (started) {
       acceptEvents(vcpu);
       return -EAGAIN;
     }
@@ -241,15 +246,31 @@ export class Runner {
 
   // ---- sleeping --------------------------------------------------------------------------------------------------
 
+  /**
+   * Waits; false where nothing can ever end it, or nothing did within the longest sleep: a timer that ticks for ever must
+   * not keep JavaScript busy for ever.
+   */
+  #sleep(report: string, ready: () => boolean): boolean {
+    const { kernel } = this.#vcpu.vcpu.vm;
+    const deadline = kernel.clock.now + this.#policy.longestSleep;
+    const result = kernel.wait(
+      report,
+      ready,
+      kernel.clock.next === Number.POSITIVE_INFINITY ? undefined : deadline,
+    );
+    if (result === false) kernel.deadlocks.push(report);
+    return result === true;
+  }
+
   /** vcpu_block: until there is something to do. */
   #block(): number {
     const vcpu = this.#vcpu;
-    const { vcpu: common, lapic } = vcpu;
-    const awake = common.vm.kernel.wait(this.#sleepReport(), () => {
+    const { lapic } = vcpu;
+    const awake = this.#sleep(this.#sleepReport(), () => {
       lapic?.injectTimer();
       return this.#runnable();
     });
-    if (awake !== true) {
+    if (!awake) {
       this.#page.exitReason = KVM_EXIT_INTR;
       return -EINTR;
     }
