@@ -502,7 +502,7 @@ function enterInnerStack(cpu: Cpu, newCpl: number): void {
 export function interruptReturn(cpu: Cpu): void {
   if (!cpu.protectedMode) return returnReal(cpu);
   if (cpu.options.emulated && !cpu.long) return cpu.memory.unhandled();
-  cpu.refused = cpu.options.emulated;
+  cpu.refused = cpu.options.emulated && !cpu.stopped;
   const size = cpu.osize;
   if ((cpu.flags & NT) !== 0) {
     if (cpu.long) cpu.fault(GP, 0);
