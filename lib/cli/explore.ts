@@ -2,61 +2,39 @@
  * `fake-kvm explore FILE`: the module's `program` in many orders of its threads and of the kernel's deferred work. The
  * first order in which it goes wrong is shrunk and told; the schedule at its end makes the run again (`--replay`).
  *
- * Shards: n jobs, each with its own number, share the runs of a strategy with a seed. Each prints a report of its own.
+ * Shards share the runs of a strategy with a seed: by machine (`--shard i/n`), by processor of one machine (`--jobs n`),
+ * or both. The reports of shards (`--format json`) are merged into one (`--merge REPORT...`).
  */
-import { resolve } from "node:path";
-import { pathToFileURL } from "node:url";
-import {
-  type Counterexample,
-  type ExploreOptions,
-  explore,
-  NotDeterministic,
-  type Strategy,
-} from "../fuzz/explore/explore.ts";
+import { type Counterexample, explore, NotDeterministic } from "../fuzz/explore/explore.ts";
 import { toHtml, toMermaid, toPerfetto, toText } from "../fuzz/explore/report.ts";
-import type { Program } from "../fuzz/explore/run.ts";
+import { exploreInJobs } from "./explore-jobs.ts";
+import { type ExploreCommandOptions, exploration, load, shardOf } from "./explore-options.ts";
+import { type ExploreReport, mergeReports, readReport, reportOf } from "./explore-report.ts";
 import { type Output, UsageError } from "./output.ts";
 
-export interface ExploreCommandOptions {
-  strategy: string;
-  runs?: number;
-  seed: number;
-  replay?: string;
-  format: string;
-  shard?: string;
-  export: string;
-}
-
-const RUNS = 1000;
-
-const formats: Readonly<Record<string, (counterexample: Counterexample) => string>> = {
-  text: toText,
+/** Those that show one counterexample. */
+const pictures: Readonly<Record<string, (counterexample: Counterexample) => string>> = {
   mermaid: toMermaid,
   perfetto: toPerfetto,
   html: toHtml,
-  json: (counterexample) => JSON.stringify(counterexample),
 };
+const formats = ["text", ...Object.keys(pictures), "json"];
 
 /** The exit code: 0 if nothing goes wrong, else 1. */
 export async function exploreCommand(
-  path: string,
+  path: string | undefined,
   options: ExploreCommandOptions,
   output: Output,
 ): Promise<number> {
-  const format = Object.hasOwn(formats, options.format) ? formats[options.format] : undefined;
-  if (format === undefined)
-    throw new UsageError(`no format "${options.format}": ${Object.keys(formats).join(", ")}`);
-  const how = exploration(options);
-  const program = await load(path, options.export);
+  const { format, merge } = options;
+  if (!formats.includes(format)) throw new UsageError(`no format "${format}": ${formats.join(", ")}`);
+  if ((path === undefined) === (merge === undefined))
+    throw new UsageError("explore takes a module, or reports to --merge");
   try {
-    const { counterexample, runs, exhausted } = explore(program, how);
-    if (counterexample !== undefined) {
-      output.print(format(counterexample));
-      if (options.format === "text") output.print(`found after ${runs} runs`);
-      return 1;
-    }
-    output.warn(`${program.name}: nothing goes wrong in ${exhausted ? "any" : "one"} of ${runs} runs`);
-    return 0;
+    const report =
+      path === undefined ? mergeReports(merge!.map(readReport)) : await exploreFile(path, options);
+    tell(report, format, output);
+    return report.counterexamples.length === 0 ? 0 : 1;
   } catch (error) {
     if (!(error instanceof NotDeterministic)) throw error;
     output.warn(`fake-kvm: ${error.message}`);
@@ -64,53 +42,21 @@ export async function exploreCommand(
   }
 }
 
-/** What the options say, as the explorer takes it. */
-function exploration({ strategy, runs, seed, replay, shard }: ExploreCommandOptions): ExploreOptions {
-  if (replay !== undefined) return { strategy: { replay: schedule(replay) } };
-  const [name, argument] = strategy.split(":", 2);
-  if (argument !== undefined && !/^\d+$/.test(argument)) throw new UsageError(`${argument} is not a number`);
-  const depth = argument === undefined ? undefined : Number(argument);
-  const known: Readonly<Record<string, Strategy>> = {
-    random: "random",
-    pct: { pct: { depth: depth ?? 3 } },
-    exhaustive: { exhaustive: depth === undefined ? {} : { preemptions: depth } },
-  };
-  if (!Object.hasOwn(known, name))
-    throw new UsageError(`no strategy "${name}": ${Object.keys(known).join(", ")}`);
-  const made = known[name];
-  if (shard === undefined) return { strategy: made, seed, ...(runs !== undefined && { runs }) };
-  if (name === "exhaustive") throw new UsageError("an exhaustive search has no shards");
-  const [index, count] = /^(\d+)\/(\d+)$/.exec(shard)?.slice(1).map(Number) ?? [0, 0];
-  if (index < 1 || index > count) throw new UsageError(`${shard} is no shard: 1/4 is the first of four`);
-  const all = runs ?? RUNS;
-  const mine = Math.floor((all * index) / count) - Math.floor((all * (index - 1)) / count);
-  return { strategy: made, seed: seed * count + index - 1, runs: mine };
+async function exploreFile(path: string, options: ExploreCommandOptions): Promise<ExploreReport> {
+  const { jobs = 1, replay } = options;
+  if (jobs < 1) throw new UsageError("no jobs, no runs: --jobs 1 is the least");
+  const how = exploration(options, shardOf(options));
+  const program = await load(path, options.export);
+  const one = jobs === 1 || replay !== undefined;
+  return reportOf(program, one ? explore(program, how) : await exploreInJobs(path, options, jobs));
 }
 
-function schedule(text: string): string[] {
-  try {
-    const names: unknown = JSON.parse(text.replace(/^schedule: /, ""));
-    if (Array.isArray(names) && names.every((name) => typeof name === "string")) return names;
-  } catch {
-    // told below
-  }
-  throw new UsageError('a schedule is a list of names: ["guest","device"]');
-}
-
-async function load(path: string, name: string): Promise<Program> {
-  let loaded: Record<string, unknown>;
-  try {
-    loaded = (await import(pathToFileURL(resolve(path)).href)) as Record<string, unknown>;
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === "ERR_UNKNOWN_FILE_EXTENSION")
-      throw new UsageError(
-        `${path}: Node ${process.versions.node} runs no TypeScript; compile it to JavaScript`,
-      );
-    throw new UsageError(`${path}: ${message}`);
-  }
-  const program = loaded[name] as Program | undefined;
-  if (typeof program?.setup !== "function")
-    throw new UsageError(`${path} exports no \`${name}\` with a \`setup\``);
-  return program;
+function tell(report: ExploreReport, format: string, output: Output): void {
+  const { program, runs, exhausted, counterexamples } = report;
+  const wrong = counterexamples.length > 0;
+  if (format === "json") output.print(JSON.stringify(report));
+  else if (wrong && format === "text")
+    output.print(`${counterexamples.map(toText).join("\n\n")}\nfound after ${runs} runs`);
+  else if (wrong) output.print(pictures[format](counterexamples[0]));
+  if (!wrong) output.warn(`${program}: nothing goes wrong in ${exhausted ? "any" : "one"} of ${runs} runs`);
 }

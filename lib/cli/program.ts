@@ -7,7 +7,8 @@ import { TraceError } from "../trace/format.ts";
 import { conformanceCommand } from "./conformance.ts";
 import { coverageCommand } from "./coverage.ts";
 import { explainCommand } from "./explain.ts";
-import { type ExploreCommandOptions, exploreCommand } from "./explore.ts";
+import { exploreCommand } from "./explore.ts";
+import type { ExploreCommandOptions } from "./explore-options.ts";
 import { type FuzzOptions, fuzzCommand } from "./fuzz.ts";
 import { type Output, UsageError } from "./output.ts";
 import { type ReplayCommandOptions, replayCommand } from "./replay.ts";
@@ -91,15 +92,17 @@ export function run(args: readonly string[], output: Output, later = false): num
   program
     .command("explore")
     .description("run a program of threads in many orders, and tell the shortest in which it goes wrong")
-    .argument("<file>", "a module that exports `program` (*.js, *.mjs)")
+    .argument("[file]", "a module that exports `program` (*.js, *.mjs)")
     .option("--strategy <name>", "random, pct, pct:DEPTH, exhaustive, exhaustive:PREEMPTIONS", "pct")
     .option("--runs <n>", "at most so many", number)
     .option("--seed <n>", "another seed, other orders", number, 1)
     .option("--replay <schedule>", "one run: the schedule as it was printed")
     .option("--format <name>", "text, mermaid, perfetto, html or json", "text")
     .option("--shard <i/n>", "only the i-th of n parts of the runs")
+    .option("--jobs <n>", "that many shards at once, each in a thread of its own", number)
+    .option("--merge <report...>", "instead of a file: reports of shards (--format json), made one")
     .option("--export <name>", "the name that the module exports it by", "program")
-    .action((path: string, options: ExploreCommandOptions) => {
+    .action((path: string | undefined, options: ExploreCommandOptions) => {
       if (!later) throw new UsageError("explore has to be awaited");
       code = exploreCommand(path, options, output).catch(failed);
     });

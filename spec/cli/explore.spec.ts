@@ -1,8 +1,11 @@
+import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { build } from "esbuild";
 import picocolors from "picocolors";
-import { afterAll, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { ExploreReport } from "../../lib/cli/explore-report.ts";
 import type { Output } from "../../lib/cli/output.ts";
 import { run } from "../../lib/cli/program.ts";
 
@@ -65,7 +68,9 @@ test("a program that goes wrong is told, and its schedule makes the run again", 
   );
   const again = await explore(broken, "--replay", 'schedule: ["a","b","b","a"]', "--format", "json");
   expect(again.code).toBe(1);
-  expect(JSON.parse(again.text).schedule).toEqual(["a", "b", "b", "a"]);
+  const { counterexamples, ...rest } = JSON.parse(again.text) as ExploreReport;
+  expect(rest).toEqual({ program: "lost update", runs: 1, exhausted: false });
+  expect(counterexamples.map(({ schedule }) => schedule)).toEqual([["a", "b", "b", "a"]]);
 });
 
 test.each(["text", "mermaid", "perfetto", "html", "json"])("as %s", async (format) => {
@@ -86,7 +91,240 @@ test("shards share the runs", async () => {
   expect(told.map(({ warnings }) => /of (\d+) runs/.exec(warnings)![1])).toEqual(["3", "3", "4"]);
 });
 
+describe("--jobs", () => {
+  const cli = join(folder, "cli.mjs");
+  /** Nine steps each, and wrong in few orders. */
+  const rare = join(folder, "rare.mjs");
+  /** Wrong in the third worker, and nowhere else. */
+  const third = join(folder, "third.mjs");
+
+  beforeAll(async () => {
+    await build({
+      entryPoints: ["lib/cli/main.ts"],
+      outfile: cli,
+      bundle: true,
+      platform: "node",
+      format: "esm",
+      target: "node20",
+      external: ["koffi"],
+      banner: {
+        js: `import { createRequire as __createRequire } from "node:module"; globalThis.require ??= __createRequire(import.meta.url);`,
+      },
+      logLevel: "silent",
+    });
+    writeFileSync(
+      rare,
+      `let order;
+export const program = {
+  name: "rare",
+  setup() {
+    order = "";
+    function* thread(name) {
+      for (let i = 0; i < 9; i++) yield { label: () => name, run: () => void (order += name) };
+    }
+    return {
+      kernel: { work: { items: [] }, clock: {} },
+      threads: { a: thread("a"), b: thread("b") },
+      final: () => (order.startsWith("abbabaab") ? "the order is " + order.slice(0, 8) : undefined),
+    };
+  },
+};`,
+    );
+    writeFileSync(
+      third,
+      `import { workerData } from "node:worker_threads";
+export const program = {
+  name: "third",
+  setup: () => ({
+    kernel: { work: { items: [] }, clock: {} },
+    threads: {},
+    final: () => (workerData?.job === 2 ? "it is the third" : undefined),
+  }),
+};`,
+    );
+  });
+
+  function inJobs(...args: string[]) {
+    const { status, stdout, stderr } = spawnSync(process.execPath, [cli, "explore", ...args], {
+      encoding: "utf8",
+      timeout: 60_000,
+    });
+    return { status, stdout, stderr: stderr.trim() };
+  }
+
+  test.each([1, 2, 3])("finds what four machines find, and tells the first: seed %i", async (seed) => {
+    const args = [rare, "--strategy", "random", "--runs", "8000", "--seed", `${seed}`, "--format", "json"];
+    const shards: ExploreReport[] = [];
+    for (const i of [1, 2, 3, 4])
+      shards.push(JSON.parse((await explore(...args, "--shard", `${i}/4`)).text) as ExploreReport);
+    const found = shards
+      .map(({ runs, counterexamples }, job) => ({ runs, counterexamples, number: (runs - 1) * 4 + job }))
+      .filter(({ counterexamples }) => counterexamples.length === 1)
+      .sort((a, b) => a.number - b.number);
+    expect(found.length).toBe(4);
+    const { status, stdout } = inJobs(...args, "--jobs", "4");
+    expect(status).toBe(1);
+    expect(JSON.parse(stdout)).toEqual({
+      program: "rare",
+      runs: found[0].number + 1,
+      exhausted: false,
+      counterexamples: found[0].counterexamples,
+    });
+  });
+
+  test("jobs of a machine that is a shard itself: 2/2 in two jobs is 3/4 and 4/4", async () => {
+    const args = [rare, "--strategy", "random", "--runs", "8000", "--format", "json"];
+    const [third, fourth] = await Promise.all(
+      [3, 4].map(
+        async (i) => JSON.parse((await explore(...args, "--shard", `${i}/4`)).text) as ExploreReport,
+      ),
+    );
+    const first = third.runs <= fourth.runs ? third : fourth;
+    const { stdout } = inJobs(...args, "--shard", "2/2", "--jobs", "2");
+    expect((JSON.parse(stdout) as ExploreReport).counterexamples).toEqual(first.counterexamples);
+    expect(first.counterexamples.length).toBe(1);
+  });
+
+  test("one that finds something ends the others", () => {
+    const { status, stdout } = inJobs(third, "--strategy", "random", "--runs", "2000000000", "--jobs", "4");
+    expect([status, stdout]).toEqual([1, "third: it is the third\nschedule: []\nfound after 3 runs\n"]);
+  });
+
+  test("a program that is right: the runs of all", () => {
+    const { status, stdout, stderr } = inJobs(mended, "--runs", "10", "--jobs", "3");
+    expect([status, stdout, stderr]).toEqual([0, "", "lost update: nothing goes wrong in one of 10 runs"]);
+  });
+
+  test("a module that cannot be loaded is refused once", () => {
+    const { status, stderr } = inJobs(join(folder, "empty.mjs"), "--jobs", "2");
+    expect(status).toBe(2);
+    expect(stderr).toMatch(/^fake-kvm: [^\n]* exports no `program` with a `setup`$/);
+  });
+
+  test("one that answers otherwise each time is told as such", () => {
+    const chance = join(folder, "chance.mjs");
+    writeFileSync(
+      chance,
+      `let run = 0;
+export const program = {
+  name: "chance",
+  setup: () => ({ kernel: { work: { items: [] }, clock: {} }, threads: {}, final: () => "run " + run++ }),
+};`,
+    );
+    const { status, stderr } = inJobs(chance, "--strategy", "random", "--jobs", "2");
+    expect(status).toBe(1);
+    expect(stderr).toBe('fake-kvm: chance: the same schedule ended in "run 0" and then in "run 1"');
+  });
+});
+
+describe("--merge", () => {
+  const step = (actor: string) => ({ actor, label: "step" });
+  const counterexample = (reason: string, schedule: string[]) => ({
+    program: "p",
+    failure: { reason, step: schedule.length },
+    schedule,
+    deviations: [],
+    steps: schedule.map(step),
+  });
+  const report = (name: string, content: object) => {
+    const path = join(folder, name);
+    writeFileSync(path, JSON.stringify({ program: "p", exhausted: false, counterexamples: [], ...content }));
+    return path;
+  };
+  const long = counterexample("lost", ["a", "b", "a"]);
+  const short = counterexample("lost", ["a", "b"]);
+  const other = counterexample("twice", ["a", "b", "b", "b"]);
+  const one = report("one.json", { runs: 7, counterexamples: [other, long] });
+  const two = report("two.json", { runs: 5, counterexamples: [short] });
+  const clean = report("clean.json", { runs: 100 });
+
+  test.each([[[one, two, clean]], [[clean, two, one]]])(
+    "runs in all, the smallest of each reason",
+    async (paths) => {
+      const { code, text } = await explore("--merge", ...paths, "--format", "json");
+      expect(code).toBe(1);
+      expect(JSON.parse(text)).toEqual({
+        program: "p",
+        runs: 112,
+        exhausted: false,
+        counterexamples: [short, other],
+      });
+    },
+  );
+
+  test("as text: each of them", async () => {
+    const { text } = await explore("--merge", one, two);
+    expect(text).toBe(
+      [
+        "p: lost",
+        "  1  a  step",
+        "  2  b  step",
+        'schedule: ["a","b"]',
+        "",
+        "p: twice",
+        "  1  a  step",
+        "  2  b  step",
+        "  3  b  step",
+        "  4  b  step",
+        'schedule: ["a","b","b","b"]',
+        "found after 12 runs",
+      ].join("\n"),
+    );
+  });
+
+  test("as a picture: the smallest", async () => {
+    const { text } = await explore("--merge", one, two, "--format", "mermaid");
+    expect(text.match(/Note over k: .*/g)).toEqual(["Note over k: lost"]);
+  });
+
+  test("nothing found: the exit code is 0", async () => {
+    const { code, warnings } = await explore("--merge", clean, clean);
+    expect([code, warnings]).toEqual([0, "p: nothing goes wrong in one of 200 runs"]);
+  });
+
+  test("what shards print is merged, and merged again", async () => {
+    const shards = await Promise.all(
+      [1, 2].map((i) => explore(mended, "--runs", "9", "--shard", `${i}/2`, "--format", "json")),
+    );
+    const paths = shards.map(({ code, text }, i) => {
+      expect(code).toBe(0);
+      return report(`shard-${i}.json`, JSON.parse(text) as object);
+    });
+    const merged = await explore("--merge", ...paths, "--format", "json");
+    const again = await explore("--merge", report("merged.json", JSON.parse(merged.text) as object));
+    expect([again.code, again.warnings]).toEqual([0, "lost update: nothing goes wrong in one of 9 runs"]);
+  });
+
+  test.each([
+    ["another program", { program: "q", runs: 1 }, 'reports of two programs: "p" and "q"'],
+    ["no runs", {}, "is no report"],
+    [
+      "a counterexample without steps",
+      { runs: 1, counterexamples: [{ ...short, steps: 1 }] },
+      "is no report",
+    ],
+  ])("%s is refused", async (_, content, message) => {
+    const { code, warnings } = await explore("--merge", one, report("bad.json", content));
+    expect(code).toBe(2);
+    expect(warnings).toContain(message);
+  });
+
+  test("a file that is not there, or no JSON, is refused", async () => {
+    expect((await explore("--merge", join(folder, "nowhere.json"))).code).toBe(2);
+    expect((await explore("--merge", broken)).code).toBe(2);
+  });
+
+  test("a module and reports at once, or neither, is refused", async () => {
+    for (const args of [[], [broken, "--merge", one]]) {
+      const { code, warnings } = await explore(...args);
+      expect([code, warnings]).toEqual([2, "fake-kvm: explore takes a module, or reports to --merge"]);
+    }
+  });
+});
+
 test.each([
+  [["broken.mjs", "--jobs", "0"], "--jobs 1 is the least"],
+  [["broken.mjs", "--jobs", "2", "--strategy", "exhaustive"], "has no shards"],
   [["empty.mjs"], "exports no `program`"],
   [["missing.mjs"], "missing.mjs"],
   [["broken.mjs", "--strategy", "luck"], "no strategy"],

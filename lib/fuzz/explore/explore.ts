@@ -34,6 +34,8 @@ export interface ExploreOptions extends Omit<RunOptions, "log"> {
   /** at most so many runs; exhaustive search ends by itself, the others need it (1,000) */
   runs?: number;
   seed?: number;
+  /** asked before each run, with how many were made: whether the search ends here, since another found something */
+  stop?: (made: number) => boolean;
 }
 
 /** A run that went wrong, made as small as it can be. */
@@ -66,6 +68,7 @@ export function explore(program: Program, options: ExploreOptions = {}): Explore
     (typeof strategy === "object" && "exhaustive" in strategy ? Number.POSITIVE_INFINITY : 1000);
   const next = choosers(program, strategy, seed, limits);
   for (let made = 0; made < runs; made++) {
+    if (options.stop?.(made) === true) return { runs: made, exhausted: false, counterexample: undefined };
     const choose = next(made);
     if (choose === undefined) return { runs: made, exhausted: true, counterexample: undefined };
     const outcome = run(program, choose, limits);

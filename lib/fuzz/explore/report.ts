@@ -66,7 +66,7 @@ export function toPerfetto(counterexample: Counterexample): string {
       dur: 1,
       args: step.result === undefined ? {} : { result: step.result },
     })),
-    { name: counterexample.failure.reason, ph: "I", pid: 1, tid: 0, ts: counterexample.steps.length, s: "g" },
+    { name: counterexample.failure.reason, ph: "i", pid: 1, tid: 0, ts: counterexample.steps.length, s: "g" },
   ];
   return JSON.stringify({ traceEvents: events, displayTimeUnit: "ns" });
 }
