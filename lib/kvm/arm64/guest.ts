@@ -171,6 +171,8 @@ export class GuestRunner {
   #ram(action: Extract<GuestAction, { do: "load" | "store" }>): boolean {
     const { memory } = this.#vcpu.vm.vgic;
     if (!memory.visible(action.address)) return false;
+    const passedThrough = this.#passedThrough(action);
+    if (passedThrough !== undefined) return passedThrough;
     const bytes = new Uint8Array(8);
     if (action.do === "load") {
       if (!memory.read(action.address, bytes.subarray(0, action.width))) return false;
@@ -179,6 +181,18 @@ export class GuestRunner {
     }
     store64(bytes, 0, BigInt.asUintN(64, action.value));
     return memory.write(action.address, bytes.subarray(0, action.width));
+  }
+
+  /** A slot over the mapping of a device: the guest's access reaches the device itself. Undefined for plain memory. */
+  #passedThrough(action: Extract<GuestAction, { do: "load" | "store" }>): boolean | undefined {
+    const { slots, mm } = this.#vcpu.vm.vm;
+    const user = slots.userAddress(action.address);
+    if (mm.find(user)?.device === undefined) return undefined;
+    if (action.do === "store") return mm.store(user, action.width, action.value) === 0;
+    const answer = mm.load(user, action.width);
+    if (typeof answer === "string") return false;
+    this.#answer = BigInt(answer);
+    return true;
   }
 
   /** The GICv2's processor interface: the guest reaches the hardware itself. */

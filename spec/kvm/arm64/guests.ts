@@ -104,6 +104,34 @@ export function* ioeventfdsAndInterrupt(): Guest {
   for (;;) yield* wfi();
 }
 
+const EDU = 0x6000_0000;
+const LEVEL_SPIS = 0xc08;
+const ENABLE_SPIS = 0x104;
+const SPI_35 = 1 << 3;
+/** The edu device: its identification, what it wants, raise, acknowledge. */
+const [EDU_ID, EDU_STATUS, EDU_RAISE, EDU_ACKNOWLEDGE] = [0, 0x24, 0x60, 0x64];
+
+/** guest-code/vfio-kvm: an assigned edu device raises its level interrupt three times. */
+export function* eduInterrupts(): Guest {
+  yield* store(CONSOLE, 4, yield* load(EDU + EDU_ID, 4));
+  yield* writeRegister(ICC_SRE_EL1, 7);
+  yield* writeRegister(ICC_PMR_EL1, 0xff);
+  yield* writeRegister(ICC_IGRPEN1_EL1, 1);
+  yield* store(GICD, 4, 0x12);
+  yield* store(GICD + LEVEL_SPIS, 4, 0);
+  yield* store(GICD + ENABLE_SPIS, 4, SPI_35);
+  for (let round = 0; round < 3; round++) {
+    yield* store(CONSOLE, 4, 0x77);
+    yield* store(EDU + EDU_RAISE, 4, 1);
+    const intid = yield* takeInterrupt();
+    yield* store(CONSOLE, 4, intid);
+    yield* store(EDU + EDU_ACKNOWLEDGE, 4, yield* load(EDU + EDU_STATUS, 4));
+    yield* writeRegister(ICC_EOIR1_EL1, intid);
+    yield* store(CONSOLE, 4, 0x98);
+  }
+  yield* store(CONSOLE, 4, 0x99);
+}
+
 /** Where the mailbox of a vCPU lies: what to do and two arguments, then at 32 the answer. */
 const mailbox = (vcpu: Arm64Vcpu): number => 0x4000_2000 + 0x1000 * vcpu.vcpu.id;
 

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { readTrace } from "../../../lib/trace/files.ts";
 import { describe as inWords, type KernelFactory, replay } from "../../../lib/trace/replay.ts";
-import { ioeventfdsAndInterrupt, mailboxes, withGuests } from "./guests.ts";
+import { eduInterrupts, ioeventfdsAndInterrupt, mailboxes, withGuests } from "./guests.ts";
 
 const fixtures = new URL("../../../fixtures/", import.meta.url).pathname;
 
@@ -41,6 +41,11 @@ describe("guests, with a script in place of the machine code", () => {
   test.each(["6.1", "6.12", "7.2"])("arm64-kvm-%s/guest-code/guest", (release) => {
     const path = `traces/arm64-kvm-${release}/guest-code/guest.jsonl.gz`;
     expect(identical(path, withGuests(ioeventfdsAndInterrupt))).toBe(125);
+  });
+
+  test.each(["6.12", "7.2"])("an assigned device: arm64-kvm-%s/guest-code/vfio-kvm", (release) => {
+    const path = `traces/arm64-kvm-${release}/guest-code/vfio-kvm.jsonl.gz`;
+    expect(identical(path, withGuests(eduInterrupts))).toBe(87);
   });
 
   const folders: [folder: string, traces: number, calls: number][] = [
