@@ -8,11 +8,14 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { type Counterexample, explore } from "../../lib/fuzz/explore/explore.ts";
 import { toHtml, toPerfetto } from "../../lib/fuzz/explore/report.ts";
-import { bug } from "../bugs/01-mask-removes-route.ts";
+import { bug as eoiNotForwarded } from "../bugs/31-eoi-not-forwarded.ts";
+import { bug as forwardedInFlight } from "../bugs/39-forwarded-in-flight.ts";
 import { chromium, open } from "./bundle.ts";
 
-const found: Counterexample = explore(bug.broken, { strategy: { exhaustive: { preemptions: 2 } } })
-  .counterexample!;
+/** A thread for the device, the vCPU, and work of the kernel. */
+const found: Counterexample = explore(eoiNotForwarded.broken).counterexample!;
+/** Four threads, and three places where the order is not the ordinary one. */
+const turns: Counterexample = explore(forwardedInFlight.broken).counterexample!;
 /** The same with text that is markup where it is not escaped. */
 const hostile: Counterexample = {
   ...found,
@@ -63,8 +66,9 @@ function see(counterexample: Counterexample): Seen {
 
 describe.skipIf(browser === undefined)(where, () => {
   test.each([
-    ["a counterexample", found],
-    ["one full of markup", hostile],
+    ["work of the kernel", found],
+    ["three turns", turns],
+    ["text full of markup", hostile],
   ])(
     "%s: a row a step, each in its lane, and what went wrong",
     (_, counterexample) => {
@@ -85,6 +89,17 @@ describe.skipIf(browser === undefined)(where, () => {
     },
     90_000,
   );
+});
+
+test("the counterexamples have what is looked at: lanes and turns", () => {
+  const sizes = [found, turns].map(({ steps, deviations }) => [
+    new Set(steps.map(({ actor }) => actor)).size,
+    deviations.length,
+  ]);
+  expect(sizes).toEqual([
+    [3, 1],
+    [4, 3],
+  ]);
 });
 
 describe("the Trace Event Format", () => {
@@ -117,8 +132,9 @@ describe("the Trace Event Format", () => {
   };
 
   test.each([
-    ["a counterexample", found],
-    ["one full of markup", hostile],
+    ["work of the kernel", found],
+    ["three turns", turns],
+    ["text full of markup", hostile],
   ])("%s: every event has what its phase needs", (_, counterexample) => {
     const { traceEvents, displayTimeUnit, ...rest } = JSON.parse(toPerfetto(counterexample)) as Event;
     expect(rest).toEqual({});
