@@ -32,7 +32,7 @@ import {
 import { load32, loadNumber64 } from "../abi/struct.ts";
 import { VFIO_PCI_CONFIG_REGION_INDEX } from "../abi/vfio.ts";
 import { doorbell, intxLevel, RegisterDevice } from "../hardware/register-device.ts";
-import type { Process } from "../kernel/process.ts";
+import type { Syscalls } from "../kernel/syscalls.ts";
 import { Machine } from "../machine/machine.ts";
 import { profileFromHeader } from "../machine/profile.ts";
 import { x86_64_6_18_pvm } from "../machine/profiles/x86_64-6.18-pvm.ts";
@@ -136,7 +136,7 @@ const UNION = 32;
 
 class SmallVmm {
   readonly log: string[] = [];
-  readonly #process: Process;
+  readonly #process: Syscalls;
   readonly #linux: Direct;
   readonly #vm: number;
   readonly #vcpu: number;
@@ -147,8 +147,9 @@ class SmallVmm {
   readonly #answer: number;
   #configAddress = 0;
 
-  constructor() {
-    const process = createMachine().process();
+  /** `around`: what stands between the VMM and its kernel, a recorder for instance. */
+  constructor(around: (process: Syscalls) => Syscalls) {
+    const process = around(createMachine().process());
     this.#process = process;
     this.#linux = new Direct(process);
     const kvm = process.open("/dev/kvm", O_RDWR);
@@ -297,8 +298,8 @@ class SmallVmm {
 }
 
 /** Builds everything and runs the guest: what happened, line by line. */
-export function runSmallVmm(): string[] {
-  const vmm = new SmallVmm();
+export function runSmallVmm(around: (process: Syscalls) => Syscalls = (process) => process): string[] {
+  const vmm = new SmallVmm(around);
   const ended = vmm.run();
   return [...vmm.log, ended ? "guest: done" : "guest: waits for ever"];
 }
