@@ -37,8 +37,12 @@ describe("known differences", () => {
 
   test("only the same call with the same words is known", () => {
     const known = knownDifferences('[{"call": "read", "what": "at 3", "reason": "why"}]');
-    expect(known({ operation: 0, call: "read", what: "out: at 3 is 0, the kernel says 1", late: false })).toBe("why");
-    expect(known({ operation: 0, call: "read", what: "out: at 4 is 0, the kernel says 1", late: false })).toBeUndefined();
+    expect(
+      known({ operation: 0, call: "read", what: "out: at 3 is 0, the kernel says 1", late: false }),
+    ).toBe("why");
+    expect(
+      known({ operation: 0, call: "read", what: "out: at 4 is 0, the kernel says 1", late: false }),
+    ).toBeUndefined();
     expect(known({ operation: 0, call: "write", what: "out: at 3 is 0", late: false })).toBeUndefined();
   });
 });
