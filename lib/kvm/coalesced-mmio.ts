@@ -21,21 +21,28 @@ export class CoalescedZone implements IoDevice {
   readonly address: number;
   readonly length: number;
   readonly pio: boolean;
+  readonly #start: bigint;
+  /** modulo 2^64: a zone that wraps holds nothing */
+  readonly #end: bigint;
 
-  constructor(vm: Vm, address: number, length: number, pio: boolean) {
+  constructor(vm: Vm, start: bigint, length: number, pio: boolean) {
     this.#vm = vm;
-    this.address = address;
+    this.#start = start;
+    this.#end = BigInt.asUintN(64, start + BigInt(length));
+    this.address = Number(start);
     this.length = length;
     this.pio = pio;
   }
 
   /** Whether a range lies in the zone; a range that wraps, or whose length is negative as an `int`, does not. */
-  holds(address: number, length: number): boolean {
-    return length >= 0 && address >= this.address && address + length <= this.address + this.length;
+  holds(start: bigint, length: number): boolean {
+    const end = BigInt.asUintN(64, start + BigInt(length));
+    return length >= 0 && end >= start && start >= this.#start && end <= this.#end;
   }
 
+  /** An access of a guest: its address has 52 bits at most. */
   write(address: number, length: number, data: Uint8Array, at: number): boolean {
-    if (!this.holds(address, length)) return false;
+    if (address < this.address || address + length > this.#end) return false;
     const ring = this.#vm.coalescedRing;
     const entries = Math.floor((ring.length - HEADER) / KvmCoalescedMmio.size);
     const last = load32(ring, 4);
@@ -55,11 +62,11 @@ export class CoalescedZone implements IoDevice {
 /** EFAULT, EINVAL for `pio` other than 0 or 1, ENOSPC, ENOMEM. The same zone twice is legal. */
 export function registerCoalescedMmio(file: VmFile, user: Argument): number {
   if (!user.readable(KvmCoalescedMmioZone.size)) return -EFAULT;
-  const { addrHi, addrLo, size, pio } = KvmCoalescedMmioZone.at(user.bytes, user.at);
+  const { addr, size, pio } = KvmCoalescedMmioZone.at(user.bytes, user.at);
   if (pio > 1) return -EINVAL;
   const vm = file.vm;
   if (vm.kernel.faults.allocation("kvm_coalesced_mmio_dev")) return -ENOMEM;
-  const zone = new CoalescedZone(vm, addrHi * 2 ** 32 + addrLo, size, pio === 1);
+  const zone = new CoalescedZone(vm, addr, size, pio === 1);
   const registered = vm.buses[zone.pio ? "pio" : "mmio"].register(zone);
   if (registered < 0) return registered;
   vm.coalescedZones.push(zone);
@@ -69,11 +76,11 @@ export function registerCoalescedMmio(file: VmFile, user: Argument): number {
 /** Removes every zone that holds the given range. Removing nothing is no error. EFAULT, EINVAL for a bad `pio`. */
 export function unregisterCoalescedMmio(file: VmFile, user: Argument): number {
   if (!user.readable(KvmCoalescedMmioZone.size)) return -EFAULT;
-  const { addrHi, addrLo, size, pio } = KvmCoalescedMmioZone.at(user.bytes, user.at);
+  const { addr, size, pio } = KvmCoalescedMmioZone.at(user.bytes, user.at);
   if (pio > 1) return -EINVAL;
   const vm = file.vm;
   for (const zone of vm.coalescedZones.slice()) {
-    if (zone.pio !== (pio === 1) || !zone.holds(addrHi * 2 ** 32 + addrLo, size | 0)) continue;
+    if (zone.pio !== (pio === 1) || !zone.holds(addr, size | 0)) continue;
     vm.buses[zone.pio ? "pio" : "mmio"].unregister(zone);
     vm.coalescedZones.splice(vm.coalescedZones.indexOf(zone), 1);
   }
