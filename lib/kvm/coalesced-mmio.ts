@@ -24,11 +24,13 @@ export class CoalescedZone implements IoDevice {
   readonly #start: bigint;
   /** modulo 2^64: a zone that wraps holds nothing */
   readonly #end: bigint;
+  readonly #limit: number;
 
   constructor(vm: Vm, start: bigint, length: number, pio: boolean) {
     this.#vm = vm;
     this.#start = start;
     this.#end = BigInt.asUintN(64, start + BigInt(length));
+    this.#limit = Number(this.#end);
     this.address = Number(start);
     this.length = length;
     this.pio = pio;
@@ -42,7 +44,7 @@ export class CoalescedZone implements IoDevice {
 
   /** An access of a guest: its address has 52 bits at most. */
   write(address: number, length: number, data: Uint8Array, at: number): boolean {
-    if (address < this.address || address + length > this.#end) return false;
+    if (address < this.address || address + length > this.#limit) return false;
     const ring = this.#vm.coalescedRing;
     const entries = Math.floor((ring.length - HEADER) / KvmCoalescedMmio.size);
     const last = load32(ring, 4);
