@@ -192,13 +192,18 @@ export class Registers {
   setApicBase(lo: number, hi: number): boolean {
     if (lo === this.apicBaseLo && hi === load32(this.sregsBytes, apicBase + 4)) return true;
     const { cpuid, lapic } = this.#vcpu;
-    const widest = cpuid.physicalAddressBits;
-    if ((lo & APIC_BASE_RESERVED) !== 0 || hi >>> 0 >= 2 ** (widest - 32)) return false;
+    if ((lo & APIC_BASE_RESERVED) !== 0 || !this.#isGuestAddress(lo, hi)) return false;
     if ((lo & APIC_BASE_X2APIC) !== 0 && (!cpuid.hasX2apic || (lo & APIC_BASE_ENABLE) === 0)) return false;
     store32(this.sregsBytes, apicBase, lo);
     store32(this.sregsBytes, apicBase + 4, hi);
     lapic?.setBase(lo, hi, true);
     return true;
+  }
+
+  /** Whether an address has no more bits than CPUID leaf 0x80000008 says: that may be fewer than 32, or none. */
+  #isGuestAddress(lo: number, hi: number): boolean {
+    const bits = this.#vcpu.cpuid.physicalAddressBits;
+    return hi >>> 0 < 2 ** Math.max(bits - 32, 0) && (bits >= 32 || lo >>> 0 < 2 ** bits);
   }
 
   /** Bits that CR4 may hold (arch/x86/kvm/x86.h:__cr4_reserved_bits, 6.18). */
@@ -218,7 +223,7 @@ export class Registers {
     const longMode = (word(efer) & EFER_LME) !== 0 && (newCr0 & CR0_PG) !== 0;
     if (longMode) {
       if ((word(cr4) & CR4_PAE) === 0 || (word(efer) & EFER_LMA) === 0) return false;
-      if (word(cr3 + 4) >= 2 ** (this.#vcpu.cpuid.physicalAddressBits - 32)) return false;
+      if (!this.#isGuestAddress(word(cr3), word(cr3 + 4))) return false;
     } else if ((word(efer) & EFER_LMA) !== 0 || bytes[at + CS_L] !== 0) return false;
     if ((word(cr4) & ~this.#allowedCr4()) !== 0 || word(cr4 + 4) !== 0) return false;
     if (word(cr0 + 4) !== 0) return false;
