@@ -329,7 +329,6 @@ function setIrqchip(file: VmFile, user: Argument): number {
   const irqchip = irqchipOf(file);
   if (irqchip?.mode !== "kernel") return -ENXIO;
   const chip = load32(user.bytes, user.at);
-  if (chip > KVM_IRQCHIP_IOAPIC) return -EINVAL;
   const at = user.at + STATE;
   if (chip === KVM_IRQCHIP_IOAPIC) {
     const ioapic = irqchip.ioapic!;
@@ -339,10 +338,10 @@ function setIrqchip(file: VmFile, user: Argument): number {
     irqchip.restoreRtc();
   } else
     (chip === KVM_IRQCHIP_PIC_MASTER ? irqchip.pic!.master : irqchip.pic!.slave).loadFrom(user.bytes, at);
-  // whichever chip it was: an edge that the slave's output held back comes now
+  // whichever chip it was, one that is none too: an edge that the slave's output held back comes now
   irqchip.pic!.update();
   irqchip.picChanged();
-  return 0;
+  return chip > KVM_IRQCHIP_IOAPIC ? -EINVAL : 0;
 }
 
 /** KVM_IRQ_LINE, and with the answer −1, 0, 1, … in place of the GSI KVM_IRQ_LINE_STATUS. EFAULT; ENXIO: no irqchip. */
