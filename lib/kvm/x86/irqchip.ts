@@ -336,8 +336,8 @@ function setIrqchip(file: VmFile, user: Argument): number {
     for (; pending !== 0; pending &= pending - 1)
       irqchip.ioapicSends(ioapic.inject(31 - Math.clz32(pending & -pending)));
     irqchip.restoreRtc();
-  } else
-    (chip === KVM_IRQCHIP_PIC_MASTER ? irqchip.pic!.master : irqchip.pic!.slave).loadFrom(user.bytes, at);
+  } else if (chip === KVM_IRQCHIP_PIC_MASTER) irqchip.pic!.master.loadFrom(user.bytes, at);
+  else if (chip === KVM_IRQCHIP_PIC_SLAVE) irqchip.pic!.slave.loadFrom(user.bytes, at);
   // whichever chip it was, one that is none too: an edge that the slave's output held back comes now
   irqchip.pic!.update();
   irqchip.picChanged();
