@@ -5,7 +5,7 @@
 import type { TraceHeader, TraceLine, VolatileRange } from "../trace/format.ts";
 import { fromHex, toHex } from "../trace/format.ts";
 import { record } from "../trace/record.ts";
-import type { Kernel } from "./differential.ts";
+import { type Kernel, optionsOf } from "./differential.ts";
 import { runProgram } from "./interpreter.ts";
 import type { Program } from "./program.ts";
 import { volatileBytes } from "./rules.ts";
@@ -28,7 +28,7 @@ export function traceOf(
       const last = recorder.lines.at(-1)!;
       recorder.lines[recorder.lines.length - 1] = { n: last.n, call: "settle" };
     };
-    for (const _ of runProgram(program, recorder, { settle }));
+    for (const _ of runProgram(program, recorder, { ...optionsOf(kernel, PATIENCE), settle }));
   } finally {
     recorder.exit();
   }

@@ -6,7 +6,7 @@ import { findRequest } from "../abi/requests.ts";
 import type { Syscalls } from "../kernel/syscalls.ts";
 import { answer, compareBytes } from "../trace/compare.ts";
 import { layoutOf } from "../trace/layout.ts";
-import { runProgram, type Step } from "./interpreter.ts";
+import { type RunOptions, runProgram, type Step } from "./interpreter.ts";
 import type { Program } from "./program.ts";
 import { SLOW_PIT, volatileBytes } from "./rules.ts";
 
@@ -15,6 +15,8 @@ export interface Kernel {
   process(): Syscalls;
   /** waits until nothing deferred is left; `patience` 0 is the usual, each further one longer */
   settle(process: Syscalls, patience: number): void;
+  /** KVM_RUN that answers −EINTR after some time, if the guest does not leave before */
+  enter?(process: Syscalls, vcpu: number, patience: number): number;
 }
 
 /** The first step whose answers differ. */
@@ -74,9 +76,9 @@ export function compareOn(
   const here = ours.process();
   const there = theirs.process();
   try {
-    const left = runProgram(program, here, { settle: (process) => ours.settle(process, patience) });
+    const left = runProgram(program, here, optionsOf(ours, patience));
     const right = runProgram(program, there, {
-      settle: (process) => theirs.settle(process, patience),
+      ...optionsOf(theirs, patience),
       tamed(rule) {
         tamed.add(rule);
         count(counts.tamed, rule);
@@ -110,6 +112,14 @@ export function compareOn(
     here.exit();
   }
 }
+
+/** How a program is run on a kernel. */
+export const optionsOf = (kernel: Kernel, patience: number): RunOptions => ({
+  settle: (process) => kernel.settle(process, patience),
+  ...(kernel.enter !== undefined && {
+    enter: (process: Syscalls, vcpu: number) => kernel.enter!(process, vcpu, patience),
+  }),
+});
 
 function compareSteps(ours: Step, theirs: Step, counts: Counts): string | undefined {
   if (ours.call !== theirs.call) return `calls ${ours.call}, the other ${theirs.call}`;

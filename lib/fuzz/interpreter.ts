@@ -5,7 +5,7 @@
  * A call that would sleep for ever on a real kernel is not made: an eventfd is asked by poll first. After a call that
  * left work to the kernel's own threads (an irqfd's injection, its removal) the program waits until that has run.
  *
- * Missing: KVM_RUN. A program of a guest is to be an operation of its own, with the guest's bytes in it.
+ * KVM_RUN is an operation of its own (guest-run.ts): as a plain request it is not made.
  */
 import {
   KVM_CREATE_DEVICE,
@@ -20,6 +20,7 @@ import { findRequest } from "../abi/requests.ts";
 import { load32, store32, store64 } from "../abi/struct.ts";
 import { O_NONBLOCK } from "../kernel/file.ts";
 import type { Syscalls } from "../kernel/syscalls.ts";
+import { guestMemory, runGuest } from "./guest-run.ts";
 import {
   type Edit,
   type Kind,
@@ -50,6 +51,8 @@ export interface RunOptions {
   settle?: (process: Syscalls) => void;
   /** called with the name of a taming rule that changed an argument */
   tamed?: (rule: string) => void;
+  /** KVM_RUN that comes back, whatever the guest does: −EINTR after some time */
+  enter?: (process: Syscalls, vcpu: number) => number;
 }
 
 /** The one mapping of a program: the memory of its guests. */
@@ -79,6 +82,10 @@ export class Run {
   readonly slots = new Map<number, Set<number>>();
   /** whether an irqfd was ever bound: then an eventfd's write leaves work behind */
   #irqfds = false;
+  /** the pages that vCPUs share, by descriptor */
+  readonly pages = new Map<number, Uint8Array>();
+  /** a guest ran until it was stopped: where it was then is a matter of speed, and the program ends */
+  over = false;
 
   constructor(process: Syscalls, options: RunOptions) {
     this.process = process;
@@ -118,6 +125,12 @@ export class Run {
     return this.#guest;
   }
 
+  /** KVM_RUN */
+  enter(vcpu: number): number {
+    const { process } = this;
+    return this.#options.enter?.(process, vcpu) ?? process.ioctl(vcpu, KVM_RUN.number, 0);
+  }
+
   settle(): void {
     (this.#options.settle ?? ((process) => process.settle()))(this.process);
   }
@@ -143,7 +156,7 @@ export function* runProgram(
   options: RunOptions = {},
 ): Generator<Step, void, void> {
   const run = new Run(process, options);
-  for (let index = 0; index < program.length; index++)
+  for (let index = 0; index < program.length && !run.over; index++)
     for (const step of perform(run, program[index])) yield { ...step, operation: index };
 }
 
@@ -170,6 +183,12 @@ function* perform(run: Run, operation: Operation): Generator<Answer, void, void>
     case "readback":
       yield* readBack(run, operation.parts);
       return;
+    case "poke":
+      guestMemory(run).set(fromHex(operation.bytes), operation.at);
+      return;
+    case "code":
+      guestMemory(run).set(fromHex(operation.instructions.join("")), operation.at);
+      return;
     case "poll": {
       const fds = operation.on.flatMap((ref) => {
         const fd = run.fd(ref);
@@ -189,6 +208,9 @@ function* perform(run: Run, operation: Operation): Generator<Answer, void, void>
   switch (operation.op) {
     case "ioctl":
       yield ioctl(run, fd, operation);
+      return;
+    case "run":
+      yield* runGuest(run, fd, operation);
       return;
     case "modify": {
       const bytes = new Uint8Array(operation.size);

@@ -1,4 +1,6 @@
 /** The two kernels of a campaign: the fake with the profile of this host, and the real one. */
+import { KVM_RUN } from "../abi/kvm.ts";
+import { guestPolicy } from "../kvm/x86/run.ts";
 import { Machine } from "../machine/machine.ts";
 import { profileFromHeader } from "../machine/profile.ts";
 import type { NativeKernel } from "../native/native.ts";
@@ -8,17 +10,29 @@ import type { Kernel } from "./differential.ts";
 /** Milliseconds that a real kernel's threads get, by patience. */
 const SETTLE_MS = [1, 4, 15];
 
+/** Milliseconds that a guest of the real kernel may run, by patience; instructions that one of the fake may. */
+const RUN_MS = [20, 150, 600];
+const RUN_INSTRUCTIONS = 1_000_000;
+
 /** The real kernel. */
 export const nativeSide = (native: NativeKernel): Kernel => ({
   process: () => native.process(),
   settle: (process, patience) => void process.poll([], SETTLE_MS[Math.min(patience, SETTLE_MS.length - 1)]),
+  enter: (process, vcpu, patience) =>
+    native.interrupted(RUN_MS[Math.min(patience, RUN_MS.length - 1)], () =>
+      process.ioctl(vcpu, KVM_RUN.number, 0),
+    ),
 });
 
 /** The fake on a host: a new machine for each program. */
 export function fakeSide(header: TraceHeader): Kernel {
   const profile = profileFromHeader(header);
   return {
-    process: () => new Machine(profile).process(),
+    process() {
+      const machine = new Machine(profile);
+      guestPolicy(machine.kernel).budget = RUN_INSTRUCTIONS;
+      return machine.process();
+    },
     settle: (process) => process.settle(),
   };
 }

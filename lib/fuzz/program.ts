@@ -80,7 +80,24 @@ export type Operation =
     }
   /** the same again and again: limits are far away */
   | { readonly op: "repeat"; readonly times: number; readonly operation: Operation }
-  | { readonly op: "readback"; readonly parts: readonly Part[] };
+  | { readonly op: "readback"; readonly parts: readonly Part[] }
+  /** puts bytes into the guest memory */
+  | { readonly op: "poke"; readonly at: number; readonly bytes: string }
+  /** puts machine code into the guest memory, instruction by instruction */
+  | { readonly op: "code"; readonly at: number; readonly instructions: readonly string[] }
+  /**
+   * KVM_RUN, and again while user space has an answer to its exit, up to `times`: what a guest reads comes from `answers`,
+   * over and over. `page` is put into the kvm_run page before the first.
+   */
+  | {
+      readonly op: "run";
+      readonly on: Ref;
+      readonly times: number;
+      readonly page: readonly Edit[];
+      readonly answers: string;
+      /** what is looked at after each KVM_RUN, the page and the memory aside */
+      readonly parts: readonly Part[];
+    };
 
 export type Program = readonly Operation[];
 

@@ -79,6 +79,18 @@ function* simplerOperations(operation: Operation): Generator<Operation> {
       if (operation.parts.length > 1)
         for (const part of operation.parts) yield { ...operation, parts: [part] };
       return;
+    case "code":
+      for (let i = 0; i < operation.instructions.length; i++)
+        yield { ...operation, instructions: operation.instructions.toSpliced(i, 1) };
+      return;
+    case "run":
+      if (operation.times > 1) yield { ...operation, times: operation.times >> 1 };
+      if (operation.times > 1) yield { ...operation, times: operation.times - 1 };
+      if (operation.page.length > 0) yield { ...operation, page: [] };
+      if (operation.parts.length > 1)
+        for (const part of operation.parts) yield { ...operation, parts: [part] };
+      return;
+    case "poke":
     case "write":
       for (const bytes of simplerBytes(operation.bytes)) yield { ...operation, bytes };
       return;

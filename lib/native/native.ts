@@ -15,6 +15,7 @@
 import { EACCES, ENOENT, EPERM, errnoName } from "../abi/errno.ts";
 import { KVM_GET_API_VERSION } from "../abi/kvm.ts";
 import { O_CLOEXEC, O_RDWR } from "../kernel/file.ts";
+import { interrupted } from "./alarm.ts";
 import { FreshDescriptors } from "./descriptors.ts";
 import { loadLibc } from "./libc.ts";
 import { NativeProcess, type NativeSyscalls } from "./process.ts";
@@ -23,6 +24,8 @@ export interface NativeKernel {
   readonly available: true;
   /** A process object. `descriptors`: "fresh" numbers from 3 on as in a new process (the default), or the host's. */
   process(options?: { descriptors?: "fresh" | "host" }): NativeSyscalls;
+  /** Makes a call that −EINTR ends after so many milliseconds: a KVM_RUN that may never return. */
+  interrupted(milliseconds: number, call: () => number): number;
 }
 
 /** Why there is no real kernel to ask. */
@@ -56,6 +59,7 @@ export function nativeKernel(options: { kvm?: string | null } = {}): NativeKerne
       const process = new NativeProcess(libc, { kvm: kvm ?? undefined });
       return descriptors === "host" ? process : new FreshDescriptors(process);
     },
+    interrupted: (milliseconds, call) => interrupted(libc, milliseconds, call),
   };
 }
 

@@ -108,7 +108,7 @@ interface Run {
 
 /** Threads that wait for work, for every process of this host program. */
 const idle: Runner[] = [];
-let kickSignal = 0;
+let foundSignal = 0;
 
 export class Runs {
   readonly #libc: Libc;
@@ -130,7 +130,7 @@ export class Runs {
       libc.close(own);
       return page;
     }
-    installHandler(libc);
+    kickSignal(libc);
     const immediateExit = new Uint8Array(libc.koffi.view(BigInt(page), PAGE));
     const runner = idle.pop() ?? new Runner(libc);
     const run: Run = { runner, fd, own, page, immediateExit, kicked: false };
@@ -148,7 +148,7 @@ export class Runs {
       if (run.fd === fd) {
         found = run.kicked = true;
         run.immediateExit[IMMEDIATE_EXIT] = 1;
-        run.runner.signal(kickSignal);
+        run.runner.signal(kickSignal(this.#libc));
       }
     if (!found) this.#kicked.add(fd);
   }
@@ -181,14 +181,14 @@ export class Runs {
   }
 }
 
-/** Finds a signal that nobody uses and gives it a handler that does nothing. */
-function installHandler(libc: Libc): void {
-  if (kickSignal !== 0) return;
+/** A signal that nobody uses; it has a handler that does nothing. */
+export function kickSignal(libc: Libc): number {
+  if (foundSignal !== 0) return foundSignal;
   for (let number = FIRST_SIGNAL; number <= LAST_SIGNAL; number++) {
     const before = libc.signal(number, libc.symbol("abs"));
     if (Number(before) === 0) {
-      kickSignal = number;
-      return;
+      foundSignal = number;
+      return number;
     }
     libc.signal(number, before);
   }
