@@ -22,6 +22,12 @@ export function attributeBytes(arch: Arch, on: FileKind, type: number, group: nu
   return 0;
 }
 
+/** Where the bytes behind an attribute of a device hold descriptors. virt/kvm/vfio.c:kvm_vfio_set_file (6.12) */
+export function attributeDescriptors(type: number, group: number, attr: bigint): readonly number[] {
+  if (type !== kvm.KVM_DEV_TYPE_VFIO || group !== kvm.KVM_DEV_VFIO_FILE) return [];
+  return attr === BigInt(kvm.KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE) ? [0, 4] : [0];
+}
+
 function deviceBytes(type: number, group: number, attr: bigint): number {
   switch (type) {
     case kvm.KVM_DEV_TYPE_VFIO: // virt/kvm/vfio.c:kvm_vfio_set_file (6.12)

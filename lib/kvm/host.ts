@@ -48,6 +48,8 @@ export interface X86Behaviour {
   readonly kernelCodeEmulated: boolean;
   /** CR4 may hold the same bits whatever CPUID says */
   readonly cr4IgnoresCpuid: boolean;
+  /** MISC_ENABLE starts as 1 (fast strings) and takes every value; mainline's starts without PEBS and BTS, 0x1800 */
+  readonly miscEnableUnchecked: boolean;
   /** a guest reads the host's TSC: no offset, and writing it changes nothing */
   readonly hostTscShown: boolean;
   /** after reset CS, SS and TR have the types that AMD's control block starts with: not accessed, a 16-bit TSS */

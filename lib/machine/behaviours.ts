@@ -73,6 +73,13 @@ export const behaviourTable: readonly Row[] = [
     source: "traces: x86_64-kvm-6.18-more/attributes: an offset that was set reads 0; mainline keeps it",
   },
   {
+    behaviour: "miscEnableUnchecked",
+    since: "6.18",
+    flavour: "pvm",
+    source:
+      "live 6.18 takes MWAIT without SSE3 and its quirk; live 6.1, 6.12 and 7.2 (svm): arch/x86/kvm/x86.c:kvm_set_msr_common, kvm_vcpu_reset (6.1)",
+  },
+  {
     behaviour: "svmResetSegments",
     since: "6.1",
     flavour: "svm",

@@ -13,7 +13,15 @@
  *
  * Missing: descriptors passed over sockets, /proc/self/fd paths.
  */
+import { attributeDescriptors } from "../abi/device-attributes.ts";
 import type { Request } from "../abi/ioctl.ts";
+import {
+  KVM_CREATE_DEVICE,
+  KVM_CREATE_DEVICE_TEST,
+  KVM_SET_DEVICE_ATTR,
+  KvmCreateDevice,
+  KvmDeviceAttr,
+} from "../abi/kvm.ts";
 import { placesOf } from "../abi/places.ts";
 import { findRequest } from "../abi/requests.ts";
 import { load32, loadNumber64, store32 } from "../abi/struct.ts";
@@ -44,6 +52,8 @@ export class FreshDescriptors implements NativeSyscalls {
   readonly #inner: NativeProcess;
   /** the host's number of each descriptor */
   #real: (number | undefined)[] = [];
+  /** KVM_DEV_TYPE_… of the host's numbers of devices: what their attributes point to depends on it */
+  readonly #deviceTypes = new Map<number, number>();
   #limit = DEFAULT_LIMIT;
 
   constructor(inner: NativeProcess) {
@@ -94,10 +104,11 @@ export class FreshDescriptors implements NativeSyscalls {
     const number = typeof request === "number" ? request : request.number;
     const declared = findRequest(ARCH, number, inner.kind(host))?.request;
     if (declared === undefined) return inner.ioctl(host, number, argument);
-    const translated = this.#translate(declared, argument);
+    const translated = this.#translate(host, declared, argument);
     const room = this.#lowestFree() < this.#limit;
     const call = () => inner.ioctl(host, number, argument);
     const result = room ? call() : inner.withDescriptorLimit(NO_ROOM, call);
+    if (declared === KVM_CREATE_DEVICE && result >= 0) this.#learnDevice(argument);
     for (const { bytes, at, before, during } of translated) {
       const after = load32(bytes, at);
       store32(bytes, at, after === during >>> 0 ? before : this.#give(after));
@@ -106,7 +117,7 @@ export class FreshDescriptors implements NativeSyscalls {
   }
 
   /** Puts the host's numbers into an argument. */
-  #translate(request: Request, argument: UserArgument): Translated[] {
+  #translate(host: number, request: Request, argument: UserArgument): Translated[] {
     const translated: Translated[] = [];
     const { struct, behind = {} } = request;
     if (struct === undefined) return translated;
@@ -131,7 +142,21 @@ export class FreshDescriptors implements NativeSyscalls {
       const array = this.#inner.memory(loadNumber64(head, at), length);
       for (let i = 0; array !== undefined && i + 4 <= length; i += 4) replace(array, i);
     }
+    if (request === KVM_SET_DEVICE_ATTR) {
+      const { group, attr, addr } = KvmDeviceAttr.at(head);
+      for (const at of attributeDescriptors(this.#deviceTypes.get(host) ?? 0, group, attr)) {
+        const number = this.#inner.memory(Number(addr) + at, 4);
+        if (number !== undefined) replace(number, 0);
+      }
+    }
     return translated;
+  }
+
+  #learnDevice(argument: UserArgument): void {
+    const made = this.#bytes(argument, KvmCreateDevice.size);
+    if (made === undefined) return;
+    const { fd, type, flags } = KvmCreateDevice.at(made);
+    if ((flags & KVM_CREATE_DEVICE_TEST) === 0) this.#deviceTypes.set(fd, type);
   }
 
   /** The live bytes that an argument points to, at least `size` of them. */

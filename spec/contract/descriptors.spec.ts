@@ -1,4 +1,16 @@
 import { describe, expect } from "vitest";
+import {
+  KVM_CREATE_DEVICE,
+  KVM_CREATE_VM,
+  KVM_DEV_TYPE_VFIO,
+  KVM_DEV_VFIO_FILE,
+  KVM_DEV_VFIO_FILE_ADD,
+  KVM_DEV_VFIO_FILE_DEL,
+  KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE,
+  KVM_SET_DEVICE_ATTR,
+  KvmCreateDevice,
+  KvmDeviceAttr,
+} from "../../lib/abi/kvm.ts";
 import { type Answers, agreement, contract, counter, named } from "./contract.ts";
 import { kinds } from "./kinds.ts";
 
@@ -53,6 +65,26 @@ describe("descriptors", () => {
     expect(named(process.dup3(a, 1024, 0))).toBe("EBADF");
     expect(named(process.dup3(a, 60, 1))).toBe("EINVAL");
     expect(process.dup(a)).toBe(6);
+  });
+
+  agreement("a descriptor behind the attribute of a device", (process) => {
+    const vm = process.ioctl(process.open("/dev/kvm", 2), KVM_CREATE_VM, 0);
+    const create = KvmCreateDevice.encode({ type: KVM_DEV_TYPE_VFIO });
+    process.ioctl(vm, KVM_CREATE_DEVICE, create);
+    const device = KvmCreateDevice.at(create).fd;
+    const files = { nothing: 0, itself: device, vm, eventfd: process.eventfd2(0, 0), negative: -1, free: 99 };
+    process.close(files.nothing);
+    const answers: Answers = {};
+    for (const [file, fd] of Object.entries(files)) {
+      for (const attr of [KVM_DEV_VFIO_FILE_ADD, KVM_DEV_VFIO_FILE_DEL, KVM_DEV_VFIO_GROUP_SET_SPAPR_TCE]) {
+        const value = new Uint8Array(Int32Array.of(fd, fd).buffer);
+        const addr = BigInt(process.addressOf(value));
+        const set = KvmDeviceAttr.encode({ group: KVM_DEV_VFIO_FILE, attr: BigInt(attr), addr });
+        answers[`${file}, attribute ${attr}`] = named(process.ioctl(device, KVM_SET_DEVICE_ATTR, set));
+        answers[`${file}, attribute ${attr}, afterwards`] = [...new Int32Array(value.buffer)];
+      }
+    }
+    return answers;
   });
 
   agreement("a table that is full", (process) => {

@@ -254,10 +254,10 @@ const whereOffered = (bit: number, rule: MsrRule): MsrRule => {
 const MWAIT = 1n << 18n;
 const miscEnable: MsrRule = {
   read: ({ msrs }) => msrs.miscEnable,
-  write({ msrs, vm, cpuid }, _index, value) {
+  write({ msrs, vm, cpuid, vcpu }, _index, value) {
     const quirky = (vm.settings.disabledQuirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) === 0;
     if (!quirky && ((value ^ msrs.miscEnable) & MWAIT) !== 0n) {
-      if (!cpuid.hasSse3) return false;
+      if (!cpuid.hasSse3 && !vcpu.vm.host.behaviour.miscEnableUnchecked) return false;
       cpuid.stale = true;
     }
     msrs.miscEnable = value;

@@ -39,12 +39,12 @@ export class Msrs {
   readonly values = new Map<number, bigint>();
   /** the guest's clock page is on */
   kvmclockOn = false;
-  /** MISC_ENABLE: fast strings */
-  miscEnable = 1n;
+  miscEnable: bigint;
   readonly #vcpu: X86Vcpu;
 
   constructor(vcpu: X86Vcpu) {
     this.#vcpu = vcpu;
+    this.miscEnable = vcpu.vcpu.vm.host.behaviour.miscEnableUnchecked ? 1n : 0x1800n;
   }
 
   /** INIT: what the guest had agreed with KVM is void, everything else stays. */
