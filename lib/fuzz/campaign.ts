@@ -4,6 +4,7 @@
  */
 import fc from "fast-check";
 import { type Counts, compareOn, type Difference, type Kernel, newCounts } from "./differential.ts";
+import { type GuestKind, guestPrograms } from "./guest-programs.ts";
 import type { Program } from "./program.ts";
 import { type ProgramOptions, programs } from "./programs.ts";
 import { shrink } from "./shrink.ts";
@@ -21,6 +22,8 @@ export interface Finding {
 export interface CampaignOptions extends ProgramOptions {
   programs: number;
   seed: number;
+  /** programs that run guests of these kinds, instead of programs of system calls alone */
+  guests?: readonly GuestKind[];
   /** make what is found small */
   shrink?: boolean;
   /** reasons by which a difference is known, see known-differences.ts */
@@ -53,7 +56,7 @@ export const programAt = (arbitrary: fc.Arbitrary<Program>, seed: number, index:
 
 /** Runs a campaign. */
 export function campaign(ours: Kernel, theirs: Kernel, options: CampaignOptions): CampaignResult {
-  const arbitrary = programs(options);
+  const arbitrary = options.guests === undefined ? programs(options) : guestPrograms(options.guests);
   const result: CampaignResult = {
     programs: 0,
     counts: newCounts(),

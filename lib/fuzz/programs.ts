@@ -28,20 +28,21 @@ const everything: readonly Part[] = [
   "registers",
 ];
 
-const onVm = (request: string, value: number): Operation => ({
+/** A request of the first VM whose argument is a value. */
+export const onVm = (request: string, value: number): Operation => ({
   op: "ioctl",
   on: { kind: "vm", index: 0 },
   request,
   value: `0x${value.toString(16)}`,
 });
 
-const splitIrqchip: Operation = {
+export const splitIrqchip: Operation = {
   op: "ioctl",
   on: { kind: "vm", index: 0 },
   request: "KVM_ENABLE_CAP",
   bytes: (hexValue(121, 4) + hexValue(0, 4) + hexValue(24, 8)).padEnd(208, "0"),
 };
-const pit: Operation = {
+export const pit: Operation = {
   op: "ioctl",
   on: { kind: "vm", index: 0 },
   request: "KVM_CREATE_PIT2",

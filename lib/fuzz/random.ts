@@ -31,4 +31,19 @@ export class Random {
     }
     return weights.length - 1;
   }
+
+  /** One of a list, each as likely. */
+  pick<T>(list: readonly T[]): T {
+    return list[this.below(list.length)];
+  }
+
+  /** True so many times of a hundred. */
+  chance(percent: number): boolean {
+    return this.below(100) < percent;
+  }
+
+  /** A number of both bounds or between them. */
+  between(least: number, most: number): number {
+    return least + this.below(most - least + 1);
+  }
 }
