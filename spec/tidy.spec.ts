@@ -180,6 +180,7 @@ describe("files", () => {
       "trace/index.ts",
       "trace/files.ts",
       "fuzz/index.ts",
+      "fuzz/fast-check.ts",
       "vitest/index.ts",
       "native/index.ts",
       "vmm/index.ts",

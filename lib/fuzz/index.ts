@@ -3,10 +3,9 @@
  *
  * - `explore`: your program as threads; every order of its system calls and of the kernel's deferred work, or many by
  *   chance, and the one that goes wrong, made small (`toText`, `toMermaid`, `toPerfetto`, `toHtml`).
- * - `programs`, `campaign`: random programs as data, run on two kernels whose answers are compared. Needs the package
- *   fast-check.
+ * - Programs as data, run on two kernels whose answers are compared (`runProgram`, `compareOn`). Random ones are drawn
+ *   with the package fast-check: `fake-kvm/fuzz/fast-check`.
  */
-export { type CampaignOptions, type CampaignResult, campaign, type Finding, programAt } from "./campaign.ts";
 export { traceOf } from "./counterexample.ts";
 export {
   type Counts,
@@ -24,7 +23,6 @@ export {
   NotDeterministic,
   type Strategy,
 } from "./explore/explore.ts";
-export { Scheduled, scheduled, turnChooser } from "./explore/fast-check.ts";
 export {
   type HandlerStep,
   LevelBench,
@@ -46,11 +44,9 @@ export {
   type World,
 } from "./explore/run.ts";
 export { Calls, type Op, step, type Thread, until } from "./explore/thread.ts";
-export { groupNames } from "./groups.ts";
 export { assemble } from "./guest-code.ts";
 export { runProgram } from "./interpreter.ts";
 export { fakeSide } from "./kernels.ts";
 export { formatProgram, type Operation, type Program, parseProgram } from "./program.ts";
-export { type ProgramOptions, programs } from "./programs.ts";
 export { Random } from "./random.ts";
 export { shrink } from "./shrink.ts";

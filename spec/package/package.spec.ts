@@ -96,6 +96,7 @@ describe("an empty project", { timeout: 60_000 }, () => {
       `import { Machine, type Process } from "fake-kvm";
 import { KvmIrqfd } from "fake-kvm/abi";
 import { explore, toText } from "fake-kvm/fuzz";
+import { programs } from "fake-kvm/fuzz/fast-check";
 import { nativeKernel } from "fake-kvm/native";
 import { parseTrace, replay } from "fake-kvm/trace";
 import { readTrace } from "fake-kvm/trace/files";
@@ -106,7 +107,7 @@ export const bytes: Uint8Array = KvmIrqfd.encode({ fd: 3, gsi: 5 });
 // @ts-expect-error: no such field
 KvmIrqfd.encode({ gsy: 5 });
 export const identical = (path: string): boolean => replay(readTrace(path)).different === 0;
-export const used = [explore, toText, nativeKernel, parseTrace, Irqchip];
+export const used = [explore, programs, toText, nativeKernel, parseTrace, Irqchip];
 `,
     );
     const compilerOptions = {
@@ -119,7 +120,7 @@ export const used = [explore, toText, nativeKernel, parseTrace, Irqchip];
     };
     const files = ["example.ts", "entries.ts"];
     writeFileSync(join(project, "tsconfig.json"), JSON.stringify({ compilerOptions, files }));
-    // a package that the user of fake-kvm/fuzz brings
+    // a package that the user of fake-kvm/fuzz/fast-check brings
     const brought = join(project, "node_modules/fast-check");
     symlinkSync(resolve("node_modules/fast-check"), brought);
     run(project, process.execPath, resolve("node_modules/typescript/bin/tsc"), "-p", ".");
@@ -128,12 +129,29 @@ export const used = [explore, toText, nativeKernel, parseTrace, Irqchip];
   });
 
   test("every entry point is imported; those that need a package name it", () => {
-    const needs: Record<string, string> = { "./fuzz": "fast-check", "./vitest": "vitest" };
+    const needs: Record<string, string> = { "./fuzz/fast-check": "fast-check", "./vitest": "vitest" };
     for (const entry of Object.keys(manifest.exports).filter((name) => name !== "./package.json")) {
       const source = `import("fake-kvm${entry.slice(1)}").then((m) => console.log(Object.keys(m).length > 0), (e) => console.log(e.message))`;
       const printed = node("entry.js", source);
       if (needs[entry] === undefined) expect(printed, entry).toBe("true\n");
       else expect(printed, entry).toContain(`Cannot find package '${needs[entry]}'`);
+    }
+  });
+
+  // Bun and Deno take the package as it is; where neither is installed, nothing is asked
+  const others = [
+    ["bun", "run"],
+    ["deno", "run", "--allow-all"],
+  ].filter(([command]) => spawnSync(command, ["--version"]).status === 0);
+
+  test.skipIf(others.length === 0)("other runtimes: the example, and the command", () => {
+    const example = /```ts\n([\s\S]*?)```/.exec(readFileSync("README.md", "utf8"))![1];
+    writeFileSync(join(project, "elsewhere.ts"), example);
+    const trace = resolve("fixtures/traces/x86_64-kvm-6.18/irqfd_resample.jsonl.gz");
+    for (const [command, ...args] of others) {
+      expect(run(project, command, ...args, "elsewhere.ts"), command).toBe("10\n");
+      const cli = "node_modules/fake-kvm/dist/cli.js";
+      expect(run(project, command, ...args, cli, "replay", trace), command).toContain(" 0 different");
     }
   });
 
