@@ -1,8 +1,7 @@
 /** What `fake-kvm explore` was asked for: the options as the explorer takes them, the shards, the program of a file. */
-import { resolve } from "node:path";
-import { pathToFileURL } from "node:url";
 import type { ExploreOptions, Strategy } from "../fuzz/explore/explore.ts";
 import type { Program } from "../fuzz/explore/run.ts";
+import { loadModule } from "./module.ts";
 import { UsageError } from "./output.ts";
 
 export interface ExploreCommandOptions {
@@ -70,18 +69,7 @@ function schedule(text: string): string[] {
 
 /** The program that a module exports by a name. */
 export async function load(path: string, name: string): Promise<Program> {
-  let loaded: Record<string, unknown>;
-  try {
-    loaded = (await import(pathToFileURL(resolve(path)).href)) as Record<string, unknown>;
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === "ERR_UNKNOWN_FILE_EXTENSION")
-      throw new UsageError(
-        `${path}: Node ${process.versions.node} runs no TypeScript; compile it to JavaScript`,
-      );
-    throw new UsageError(`${path}: ${message}`);
-  }
-  const program = loaded[name] as Program | undefined;
+  const program = (await loadModule(path))[name] as Program | undefined;
   if (typeof program?.setup !== "function")
     throw new UsageError(`${path} exports no \`${name}\` with a \`setup\``);
   return program;

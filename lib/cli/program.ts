@@ -11,13 +11,14 @@ import { exploreCommand } from "./explore.ts";
 import type { ExploreCommandOptions } from "./explore-options.ts";
 import { type FuzzOptions, fuzzCommand } from "./fuzz.ts";
 import { type Output, UsageError } from "./output.ts";
+import { type RecordCommandOptions, recordCommand } from "./record.ts";
 import { type ReplayCommandOptions, replayCommand } from "./replay.ts";
 
 const USAGE = 2;
 
 /**
- * Runs the command line; answers the exit code. Of `explore`, which loads a module, it is a promise of one, and so it is
- * awaited by whoever runs any command.
+ * Runs the command line; answers the exit code. Of `explore` and `record`, which load a module, it is a promise of one, and
+ * so it is awaited by whoever runs any command.
  */
 export function run(args: readonly string[], output: Output): number;
 export function run(args: readonly string[], output: Output, later: true): number | Promise<number>;
@@ -40,6 +41,19 @@ export function run(args: readonly string[], output: Output, later = false): num
     .option("--known <file>", "calls that are meant to differ", "fixtures/known-differences.json")
     .action((paths: string[], options: ReplayCommandOptions) => {
       code = replayCommand(paths, options, output);
+    });
+  program
+    .command("record")
+    .description("write the calls that a script makes, and what a kernel answers, as a trace")
+    .argument("<script>", "a module that exports a function of one argument: a process (*.ts, *.js, *.mjs)")
+    .requiredOption("--out <file>", "the trace (*.jsonl, *.jsonl.gz)")
+    .option("--on <kernel>", "native (this host's), or fake", "native")
+    .option("--once", "one run: two tell which bytes are volatile")
+    .option("--strace", "print the calls, too")
+    .option("--export <name>", "the name that the module exports it by", "default")
+    .action((path: string, options: RecordCommandOptions) => {
+      if (!later) throw new UsageError("record has to be awaited");
+      code = recordCommand(path, options, output).catch(failed);
     });
   program
     .command("conformance")

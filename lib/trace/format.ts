@@ -92,6 +92,7 @@ export interface TraceDeref {
   at: number;
   in: string;
   out?: string;
+  volatile?: VolatileRange[];
 }
 export interface IoctlLine extends Answered {
   call: "ioctl";
@@ -301,7 +302,7 @@ const shapes: Record<TraceLine["call"], Shape> = {
     in: optional(hexBytes),
     out: optional(hexBytes),
     pointers: optional(list(shaped({ at: natural, map: text, offset: integer }))),
-    deref: optional(list(shaped({ at: natural, in: hexBytes, out: optional(hexBytes) }))),
+    deref: optional(list(shaped({ at: natural, in: hexBytes, out: optional(hexBytes), volatile }))),
     volatile,
     signal: optional(flag),
     kicked: optional(flag),

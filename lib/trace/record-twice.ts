@@ -1,8 +1,6 @@
 /**
  * A trace is recorded twice: what differs is what no replay can be asked to repeat (a clock, a timer's count), and is
- * marked `volatile`.
- *
- * Missing: bytes behind pointers (`deref`) cannot be marked; where they differ the scenario is refused.
+ * marked `volatile`, in buffers behind pointers (`deref`), too.
  */
 import type { Arch } from "../abi/requests.ts";
 import { fromHex, type Trace, type TraceHeader, type TraceLine, type VolatileRange } from "./format.ts";
@@ -40,19 +38,39 @@ export async function recordTwice(
 
 /** Marks the bytes in which two answers to one call differ. */
 function markVolatile(first: TraceLine, second: TraceLine): void {
-  const plain = (line: TraceLine): string => JSON.stringify({ ...line, in: 0, out: 0, bytes: 0 });
   const refusal = (why: string) => new NotRepeatable(`call ${first.n} ${first.call}: ${why}`);
-  if (plain(first) !== plain(second)) throw refusal(`${plain(first)}, then ${plain(second)}`);
+  const [one, two] = [withoutBytes(first), withoutBytes(second)];
+  if (one !== two) throw refusal(`${one}, then ${two}`);
   if (first.call === "poke") return;
-  const before = answerOf(first);
-  const after = answerOf(second);
-  if (before === after) return;
+  const ranges = rangesOf(answerOf(first), answerOf(second), refusal);
+  if (ranges.length > 0) {
+    Object.assign(first, { volatile: ranges });
+    // an answer that differed in one run alone is written out, so that the ranges have bytes to lie in
+    if (first.call === "ioctl" && first.out === undefined) first.out = answerOf(first);
+  }
+  if (first.call !== "ioctl" || second.call !== "ioctl") return;
+  first.deref?.forEach((buffer, i) => {
+    const other = second.deref![i];
+    const [before, after] = [buffer.out ?? buffer.in, other.out ?? other.in];
+    const behind = rangesOf(before, after, refusal);
+    if (behind.length > 0) Object.assign(buffer, { out: before, volatile: behind });
+  });
+}
+
+/** What two runs of a call have to agree on: everything but the bytes. */
+const withoutBytes = (line: TraceLine): string =>
+  JSON.stringify({
+    ...line,
+    in: 0,
+    out: 0,
+    bytes: 0,
+    deref: "deref" in line ? line.deref?.map(({ at }) => at) : 0,
+  });
+
+function rangesOf(before: string, after: string, refusal: (why: string) => NotRepeatable): VolatileRange[] {
+  if (before === after) return [];
   if (before.length !== after.length) throw refusal(`answers of ${before.length} and ${after.length} digits`);
-  const ranges: VolatileRange[] = [];
-  for (const [from, to] of differingRuns(fromHex(before), fromHex(after))) ranges.push([from, to - from]);
-  Object.assign(first, { volatile: ranges });
-  // an answer that differed in one run alone is written out, so that the ranges have bytes to lie in
-  if (first.call === "ioctl" && first.out === undefined) first.out = before;
+  return [...differingRuns(fromHex(before), fromHex(after))].map(([from, to]) => [from, to - from]);
 }
 
 /** The bytes that a call answered, in hex; without `out` they are those it was given. */

@@ -486,8 +486,8 @@ class Program {
         layoutOf(declared),
       ),
     );
-    for (const { at, bytes, in: before, out } of buffers)
-      parts.push(compareBytes(`the buffer behind offset ${at}`, bytes, fromHex(out ?? before)));
+    for (const { at, bytes, in: before, out, volatile } of buffers)
+      parts.push(compareBytes(`the buffer behind offset ${at}`, bytes, fromHex(out ?? before), volatile));
     return join(parts);
   }
 

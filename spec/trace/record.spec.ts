@@ -208,6 +208,40 @@ describe("twice", () => {
     ]);
   });
 
+  test("what differs behind a pointer is marked there", async () => {
+    const start = () => {
+      const process = fake();
+      const ioctl = process.ioctl.bind(process);
+      let behind = new Uint8Array(8);
+      // a kernel whose dirty log has a clock in its third byte
+      process.addressOf = (bytes) => Object.getPrototypeOf(process).addressOf.call(process, (behind = bytes));
+      process.ioctl = (fd, request, argument) => {
+        const ret = ioctl(fd, request, argument);
+        if (request === KVM_GET_DIRTY_LOG.number) behind[2] = ++clock;
+        return ret;
+      };
+      return process;
+    };
+    let clock = 0;
+    const trace = await recordTwice(start, header, (process) => {
+      const vm = process.ioctl(process.open("/dev/kvm", O_RDWR), KVM_CREATE_VM, 0);
+      const memory = process.mmap(0, 4096, 3, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+      process.ioctl(
+        vm,
+        KVM_SET_USER_MEMORY_REGION,
+        KvmUserspaceMemoryRegion.encode({ flags: 1, memory_size: 4096n, userspace_addr: BigInt(memory) }),
+      );
+      const log = new Uint8Array(8);
+      const asked = KvmDirtyLog.encode({ dirty_bitmap: BigInt(process.addressOf(log)) });
+      process.ioctl(vm, KVM_GET_DIRTY_LOG, asked);
+    });
+    const read = parseTrace(formatTrace(trace), "recorded");
+    expect(read.lines.at(-1)).toMatchObject({
+      deref: [{ in: "0000000000000000", out: "0000010000000000", volatile: [[2, 1]] }],
+    });
+    expect(replay(read).differences.map(inWords)).toEqual([]);
+  });
+
   test("another answer is refused", async () => {
     let run = 0;
     const different = recordTwice(fake, header, (process) => {
