@@ -33,7 +33,9 @@ export interface FuzzOptions {
   answers?: boolean;
 }
 
+/** how often the numbers so far are shown: on a terminal in one line, else a line each time */
 const PROGRESS_MS = 1000;
+const PROGRESS_LOGGED_MS = 60_000;
 
 /** Runs a campaign; the exit code: 0 if nothing differs that is not known, else 1. */
 export function fuzzCommand(options: FuzzOptions, output: Output): number {
@@ -49,12 +51,14 @@ export function fuzzCommand(options: FuzzOptions, output: Output): number {
   const [ours, theirs] = [fakeSide(header), nativeSide(native)];
   const known = knownDifferences(read(options.known));
   const started = Date.now();
-  let told = 0;
+  let told = started;
   const tell = (result: CampaignResult): void => {
     const now = Date.now();
-    if (!output.interactive || now - told < PROGRESS_MS) return;
+    if (now - told < (output.interactive ? PROGRESS_MS : PROGRESS_LOGGED_MS)) return;
     told = now;
-    process.stderr.write(`\r${summary(result, now - started)}\x1b[K`);
+    const line = summary(result, now - started);
+    if (output.interactive) process.stderr.write(`\r${line}\x1b[K`);
+    else output.warn(line);
   };
   const result = campaign(ours, theirs, {
     programs: options.programs,
