@@ -21,7 +21,8 @@ export interface KernelBehaviour {
 }
 
 export interface KernelOptions {
-  behaviour?: Partial<KernelBehaviour>;
+  /** the newest release's, where none is given */
+  behaviour?: KernelBehaviour;
   policy?: Policy;
   clock?: Clock;
   /** bytes of a page of memory; 4096 by default */
@@ -31,6 +32,8 @@ export interface KernelOptions {
   /** called when a call would sleep for ever: what it waits for. The call then answers −EINTR. */
   onDeadlock?: (report: string) => void;
 }
+
+const newest: KernelBehaviour = { eventfdExactWrite: true, epollIoctl: true };
 
 export class Kernel {
   readonly clock: Clock;
@@ -52,7 +55,7 @@ export class Kernel {
     this.work = new WorkQueue(options.policy);
     this.pageSize = options.pageSize ?? PAGE_SIZE;
     this.taskSize = options.taskSize ?? TASK_SIZE;
-    this.behaviour = { eventfdExactWrite: true, epollIoctl: true, ...options.behaviour };
+    this.behaviour = options.behaviour ?? newest;
     this.#onDeadlock = options.onDeadlock;
   }
 
