@@ -31,6 +31,7 @@
  * What KVM does not do is missing here too: polarity and delivery status are stored and have no effect, there is no
  * EOI register (version 0x11), and the bus finds the chip at 0xfec00000 only, whatever base address it was given.
  */
+import { newWords } from "../abi/slab.ts";
 import { load32, store32 } from "../abi/struct.ts";
 import { type InterruptMessage, newMessage } from "./apic-message.ts";
 
@@ -78,8 +79,8 @@ export class Ioapic {
   #id = 0;
   #irr = 0;
   #pad = 0;
-  readonly #low = new Uint32Array(IOAPIC_NUM_PINS).fill(MASK);
-  readonly #high = new Uint32Array(IOAPIC_NUM_PINS);
+  readonly #low = newWords(IOAPIC_NUM_PINS).fill(MASK);
+  readonly #high = newWords(IOAPIC_NUM_PINS);
   /** edges of `irr` that have left as a message */
   #irrDelivered = 0;
   /** per pin, one bit for each interrupt source that holds the line up */

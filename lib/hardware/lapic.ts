@@ -14,6 +14,7 @@
  * Hyper-V's synthetic controller except auto-EOI on acknowledge; see lapic-timer.ts for the timer.
  */
 import { EINVAL } from "../abi/errno.ts";
+import { newWords } from "../abi/slab.ts";
 import { load32, store32 } from "../abi/struct.ts";
 import {
   DM_EXTINT,
@@ -136,7 +137,7 @@ export class Lapic {
     this.system = system;
     this.vcpuId = vcpuId;
     this.bsp = bsp;
-    this.regs = new Uint32Array(R.LAPIC_STATE_SIZE / 4);
+    this.regs = newWords(R.LAPIC_STATE_SIZE / 4);
     this.timer = new LapicTimer(this.regs, system.settings.busCycleNs, system.settings.minTimerPeriodNs);
     this.baseLo = R.BASE_ENABLE;
     this.baseHi = 0;

@@ -38,6 +38,7 @@ import {
   KvmIrqRouting,
   KvmIrqRoutingEntry,
 } from "../../abi/kvm.ts";
+import { newBytes } from "../../abi/slab.ts";
 import { store32 } from "../../abi/struct.ts";
 import { MSIX_ENTRY_SIZE } from "../../hardware/msix.ts";
 import type { EventFd } from "../../kernel/eventfd.ts";
@@ -117,11 +118,11 @@ interface VectorState {
   changing: number;
   data: number;
   /** interrupt vectors that were programmed at any time */
-  programmed: Set<number>;
+  programmed: number[];
   /** the one that was programmed before the write that is under way */
   before: number | undefined;
   /** those that were programmed when the last edge was raised, or later */
-  allowed: Set<number>;
+  allowed: number[];
   edges: number;
   deliveries: number;
   lastEdge: number;
@@ -206,8 +207,8 @@ export class MsixBench {
       changing: 0,
       data: FIRST_VECTOR + vector,
       before: undefined,
-      programmed: new Set([FIRST_VECTOR + vector]),
-      allowed: new Set<number>(),
+      programmed: [FIRST_VECTOR + vector],
+      allowed: [],
       edges: 0,
       deliveries: 0,
       lastEdge: -1,
@@ -287,8 +288,8 @@ export class MsixBench {
             () => {
               state.before = state.data & 0xff;
               state.data = second;
-              state.allowed.add(second & 0xff);
-              state.programmed.add(second & 0xff);
+              state.allowed.push(second & 0xff);
+              state.programmed.push(second & 0xff);
             },
             () => vmm.write?.(first, second),
           );
@@ -458,8 +459,8 @@ export class MsixBench {
     const state = this.#states[vector];
     state.edges++;
     state.lastEdge = this.receiver.now;
-    state.allowed = new Set([state.data & 0xff]);
-    if (state.before !== undefined) state.allowed.add(state.before);
+    state.allowed = [state.data & 0xff];
+    if (state.before !== undefined) state.allowed.push(state.before);
     if (state.masked && state.changing === 0) state.underMask++;
     else state.underMask = 0;
     if (vmm.raise !== undefined) vmm.raise(vector);
@@ -510,12 +511,12 @@ export class MsixBench {
   }
 
   #delivered(data: number): string | undefined {
-    const vector = this.#states.findIndex(({ programmed }) => programmed.has(data));
+    const vector = this.#states.findIndex(({ programmed }) => programmed.includes(data));
     if (vector < 0) return `an interrupt with data 0x${data.toString(16)}, which nobody had programmed`;
     if (this.#over) return `vector ${vector} was delivered after the device was gone`;
     const state = this.#states[vector];
     if (state.edges === 0) return `vector ${vector} was delivered, and the device never raised it`;
-    if (!state.allowed.has(data))
+    if (!state.allowed.includes(data))
       return `vector ${vector} came through a stale route, with data 0x${data.toString(16)}`;
     const through = state.masked && state.changing === 0;
     if (through && state.underMask > 0 && state.edges - state.deliveries === state.underMask)
@@ -559,7 +560,7 @@ export class MsixBench {
       if (vmm.refused?.(vector) === true || (state.edges === state.deliveries && !vmm.pending(vector)))
         continue;
       const since = this.receiver.deliveries.some(
-        ({ vector: data, step: at }) => state.programmed.has(data) && at >= state.lastEdge,
+        ({ vector: data, step: at }) => state.programmed.includes(data) && at >= state.lastEdge,
       );
       const pending = vmm.pending(vector);
       if (!state.masked && !since && state.edges > 0) return `the last edge of vector ${vector} was lost`;
@@ -593,7 +594,7 @@ export class MsixBench {
 
   /** Replaces the routing table by messages: GSI → data, all to APIC 0. */
   setRoutes(routes: ReadonlyMap<number, number>): Thread<number> {
-    const bytes = new Uint8Array(KvmIrqRouting.size + routes.size * KvmIrqRoutingEntry.size);
+    const bytes = newBytes(KvmIrqRouting.size + routes.size * KvmIrqRoutingEntry.size);
     store32(bytes, 0, routes.size);
     let at = KvmIrqRouting.size;
     for (const [gsi, data] of routes) {

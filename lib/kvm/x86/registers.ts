@@ -21,6 +21,7 @@ import {
   KvmSregs,
   KvmSregs2,
 } from "../../abi/kvm-x86.ts";
+import { copyOf } from "../../abi/slab.ts";
 import { load32, store32, store64 } from "../../abi/struct.ts";
 import type { Argument } from "../../kernel/argument.ts";
 import { answering } from "../copy-out.ts";
@@ -112,7 +113,7 @@ const resetRegs = KvmRegs.encode({ rdx: 0x600, rip: 0xfff0, rflags: RFLAGS_FIXED
 
 export class Registers {
   /** `struct kvm_regs` */
-  readonly regsBytes: Uint8Array = resetRegs.slice();
+  readonly regsBytes = copyOf(resetRegs);
   /** `struct kvm_sregs`; cr8 and the bitmap are filled in when they are read */
   readonly sregsBytes: Uint8Array;
   readonly regs = KvmRegs.at(this.regsBytes);
@@ -125,7 +126,7 @@ export class Registers {
   constructor(vcpu: X86Vcpu) {
     this.#vcpu = vcpu;
     this.#resetSregs = vcpu.vcpu.vm.host.behaviour.svmResetSegments ? svmResetSregs : resetSregs;
-    this.sregsBytes = this.#resetSregs.slice();
+    this.sregsBytes = copyOf(this.#resetSregs);
     this.sregs = KvmSregs.at(this.sregsBytes);
     if (vcpu.isBootCpu) this.sregs.apic_baseLo |= APIC_BASE_BSP;
   }
