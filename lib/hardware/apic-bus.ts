@@ -44,6 +44,12 @@ const UNMAPPED = -1;
 
 const none: (Lapic | undefined)[] = [];
 
+/** Puts a LAPIC at a place. What is before it is filled: an array with a wide hole is a slow one. */
+function put(table: (Lapic | undefined)[], at: number, lapic: Lapic): void {
+  while (table.length < at) table.push(undefined);
+  table[at] = lapic;
+}
+
 /** The bits of a 16-bit set. */
 function countBits(mask: number): number {
   let count = 0;
@@ -63,14 +69,15 @@ export class ApicBus {
   /** In the order the vCPUs were created. */
   readonly lapics: Lapic[];
 
-  /** Physical ids; at least 256 entries. */
+  /** By physical id; ids from `idLimit` on are nobody's. */
   private physical: (Lapic | undefined)[];
+  private idLimit: number;
   /** False where ids are shared: only the long way reaches all of them. */
   private mapValid: boolean;
   private logicalMode: LogicalMode;
   /** Eight LAPICs by their bit, or sixteen clusters of four. */
-  private readonly flat: (Lapic | undefined)[];
-  private readonly clusters: (Lapic | undefined)[];
+  private flat: (Lapic | undefined)[];
+  private clusters: (Lapic | undefined)[];
 
   /** Where the last lookup points: `mask` says which of 16 entries from `base` of `table` are meant. */
   private table: (Lapic | undefined)[];
@@ -82,10 +89,11 @@ export class ApicBus {
     this.system = system;
     this.lapics = [];
     this.physical = [];
+    this.idLimit = 256;
     this.mapValid = false;
     this.logicalMode = "none";
-    this.flat = new Array(8).fill(undefined);
-    this.clusters = new Array(64).fill(undefined);
+    this.flat = [];
+    this.clusters = [];
     this.table = none;
     this.base = 0;
     this.candidates = [];
@@ -194,7 +202,7 @@ export class ApicBus {
     if (message.destMode === DEST_PHYSICAL) {
       this.table = this.physical;
       this.base = destId;
-      return destId < this.physical.length ? 1 : 0;
+      return destId < this.idLimit ? 1 : 0;
     }
     const mask = this.lookUpLogical(destId);
     if (mask <= 0 || !(message.deliveryMode === DM_LOWEST || message.msiRedirHint)) return mask;
@@ -239,8 +247,8 @@ export class ApicBus {
       case "x2apic":
         this.table = this.physical;
         this.base = (destId >>> 16) * 16;
-        if (this.base >= this.physical.length) return 0;
-        return destId & (0xffff >> Math.max(this.base + 16 - this.physical.length, 0));
+        if (this.base >= this.idLimit) return 0;
+        return destId & (0xffff >> Math.max(this.base + 16 - this.idLimit, 0));
       case "disabled":
         return 0;
       default:
@@ -256,9 +264,10 @@ export class ApicBus {
     let maxId = 255;
     for (let i = 0; i < online; i++)
       if (lapics[i].hwEnabled && lapics[i].vcpuId > maxId) maxId = lapics[i].vcpuId;
-    this.physical = new Array(maxId + 1).fill(undefined);
-    this.flat.fill(undefined);
-    this.clusters.fill(undefined);
+    this.idLimit = maxId + 1;
+    this.physical = [];
+    this.flat = [];
+    this.clusters = [];
     this.mapValid = true;
     this.logicalMode = system.settings.oneToOneIdMap ? "disabled" : "unset";
     for (let i = 0; i < online; i++) {
@@ -277,13 +286,13 @@ export class ApicBus {
     const { physical } = this;
     const { x2apicMode, vcpuId, xapicId } = lapic;
     if (this.system.mapX2apicFormat || !this.system.settings.oneToOneIdMap) {
-      if (x2apicMode || vcpuId > 0xff) physical[vcpuId] = lapic;
-      if (!x2apicMode && physical[xapicId] === undefined) physical[xapicId] = lapic;
+      if (x2apicMode || vcpuId > 0xff) put(physical, vcpuId, lapic);
+      if (!x2apicMode && physical[xapicId] === undefined) put(physical, xapicId, lapic);
       return;
     }
     const id = x2apicMode ? vcpuId : xapicId;
     if (physical[id] !== undefined) this.mapValid = false;
-    else physical[id] = lapic;
+    else put(physical, id, lapic);
   }
 
   /**
@@ -303,7 +312,7 @@ export class ApicBus {
     const at = this.base + nthBit(mask, 0);
     const shared = (mask & (mask - 1)) !== 0 || this.table[at] !== undefined;
     if (shared && oneToOneIdMap) this.logicalMode = "none";
-    else this.table[at] = lapic;
+    else put(this.table, at, lapic);
   }
 
   // ---- who would be meant ------------------------------------------------------------------------------------

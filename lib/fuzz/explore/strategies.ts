@@ -37,16 +37,12 @@ export function deviationChooser(deviations: ReadonlyMap<number, string>): Choos
 /** Uniform but for swarm weights: each actor's weight is drawn once a run. */
 export function randomChooser(random: Random): Chooser {
   const weights = new Map<string, number>();
-  const drawn: number[] = [];
-  return (enabled) => {
-    drawn.length = 0;
-    for (const { name } of enabled) {
-      let weight = weights.get(name);
-      if (weight === undefined) weights.set(name, (weight = SWARM[random.below(SWARM.length)]));
-      drawn.push(weight);
-    }
-    return random.weighted(drawn);
+  const weightOf = ({ name }: Enabled): number => {
+    let weight = weights.get(name);
+    if (weight === undefined) weights.set(name, (weight = SWARM[random.below(SWARM.length)]));
+    return weight;
   };
+  return (enabled) => random.weighted(enabled.map(weightOf));
 }
 
 const SWARM = [1, 1, 1, 0.1, 4];
