@@ -212,7 +212,7 @@ export class Runner {
     page.exitReason = KVM_EXIT_UNKNOWN;
     for (;;) {
       const result = vcpu.mpState === KVM_MP_STATE_RUNNABLE ? this.#enter() : this.#block();
-      if (result <= 0) return result;
+      if (result <= 0 && result !== -EINTR) return result;
       if (kernel.work.pending !== 0) kernel.work.policy(kernel.work);
       vcpu.lapic?.injectTimer();
       if (
@@ -223,6 +223,8 @@ export class Runner {
         page.exitReason = KVM_EXIT_IRQ_WINDOW_OPEN;
         return 0;
       }
+      // a signal ended the sleep: it counts only if there is no window
+      if (result === -EINTR) return result;
       if (this.#budget <= 0 || kernel.faults.interrupt("KVM_RUN")) {
         page.exitReason = KVM_EXIT_INTR;
         return -EINTR;
@@ -407,7 +409,9 @@ export class Runner {
       this.#page.exitReason = KVM_EXIT_HLT;
       return 0;
     }
-    vcpu.mpState = KVM_MP_STATE_HALTED;
+    // __kvm_emulate_halt (6.18): with something to do it does not even lie down
+    if (!this.#runnable()) vcpu.mpState = KVM_MP_STATE_HALTED;
+    else vcpu.lapic.pvUnhalted = false;
     return 1;
   }
 
