@@ -474,8 +474,8 @@ export class Lapic {
   private recountIsr(): void {
     this.isrCount = 0;
     this.highestIsr = -1;
-    for (let vector = 0; vector < 256; vector++)
-      if ((this.regs[setWord(R.APIC_ISR, vector)] & setBit(vector)) !== 0) this.isrCount++;
+    for (let vector = 0; vector < 256; vector += 32)
+      for (let rest = this.regs[setWord(R.APIC_ISR, vector)]; rest !== 0; rest &= rest - 1) this.isrCount++;
   }
 
   /**

@@ -17,12 +17,12 @@ export const EFD_NONBLOCK = O_NONBLOCK;
 export const EFD_CLOEXEC = O_CLOEXEC;
 
 const MAX = 0xffff_ffff;
+/** what a read copies out */
+const answer = new Uint8Array(8);
 
 export class EventFd extends File {
   readonly name = "anon_inode:[eventfd]";
   readonly #queue = new WaitQueue();
-  /** what a read copies out */
-  readonly #answer = new Uint8Array(8);
   readonly semaphore: boolean;
   /** the counter */
   lo: number;
@@ -60,9 +60,9 @@ export class EventFd extends File {
     const hi = this.semaphore ? 0 : this.hi;
     this.take();
     this.#wake(EPOLLOUT);
-    store32(this.#answer, 0, lo);
-    store32(this.#answer, 4, hi);
-    return user.copyOut(this.#answer) ? 8 : -EFAULT;
+    store32(answer, 0, lo);
+    store32(answer, 4, hi);
+    return user.copyOut(answer) ? 8 : -EFAULT;
   }
 
   /** EINVAL for a wrong size or 2^64−1, EFAULT, EAGAIN where the sum would pass 2^64−2. */

@@ -9,18 +9,17 @@ export class Faults {
   readonly seen: Record<FaultKind, number> = { allocation: 0, interrupt: 0 };
   /** what was hit, in order: for reports */
   readonly hits: { kind: FaultKind; nth: number; what: string }[] = [];
-  #armed: Record<FaultKind, Set<number>> = { allocation: new Set(), interrupt: new Set() };
-  #active = false;
+  /** chances that will fail; none while nobody wants one to */
+  #armed: Record<FaultKind, Set<number>> | undefined;
 
   /** The nth chance of a kind from now on (1 is the next one) fails. */
   failNth(kind: FaultKind, nth: number): void {
+    this.#armed ??= { allocation: new Set(), interrupt: new Set() };
     this.#armed[kind].add(this.seen[kind] + nth);
-    this.#active = true;
   }
 
   clear(): void {
-    this.#armed = { allocation: new Set(), interrupt: new Set() };
-    this.#active = false;
+    this.#armed = undefined;
   }
 
   /** Whether this allocation fails. */
@@ -35,7 +34,7 @@ export class Faults {
 
   #ask(kind: FaultKind, what: string): boolean {
     const nth = ++this.seen[kind];
-    if (!this.#active || !this.#armed[kind].delete(nth)) return false;
+    if (this.#armed?.[kind].delete(nth) !== true) return false;
     this.hits.push({ kind, nth, what });
     return true;
   }

@@ -138,13 +138,14 @@ export class IrqFd implements Waiter, BypassConsumer {
 
   /** The device's interrupt goes to the vCPU at once where the route allows it, else to the host and the eventfd. */
   #post(): void {
+    if (this.#producer === undefined) return;
     const { route } = this;
     const irq = this.#vm.arch.irq;
     if (route !== undefined && irq?.postable?.(route))
-      this.#producer?.irq.post({
+      this.#producer.irq.post({
         post: () => void irq.setRoute(route, KVM_USERSPACE_IRQ_SOURCE_ID, true, false),
       });
-    else this.#producer?.irq.unpost();
+    else this.#producer.irq.unpost();
   }
 
   #injectNow(): void {
@@ -184,20 +185,21 @@ export class IrqFd implements Waiter, BypassConsumer {
  * taken out before (measured on Node 20: 200 µs a time beside 10,000 others; the list 0.4 µs).
  */
 export class IrqFds {
-  #first: IrqFd | undefined;
+  /** the others follow it: `after` */
+  first: IrqFd | undefined;
   #last: IrqFd | undefined;
 
   add(irqfd: IrqFd): void {
     irqfd.list = this;
     irqfd.before = this.#last;
-    if (this.#last === undefined) this.#first = irqfd;
+    if (this.#last === undefined) this.first = irqfd;
     else this.#last.after = irqfd;
     this.#last = irqfd;
   }
 
   delete(irqfd: IrqFd): void {
     const { before, after } = irqfd;
-    if (before === undefined) this.#first = after;
+    if (before === undefined) this.first = after;
     else before.after = after;
     if (after === undefined) this.#last = before;
     else after.before = before;
@@ -215,7 +217,7 @@ export class IrqFds {
   }
 
   *values(): Generator<IrqFd> {
-    for (let irqfd = this.#first; irqfd !== undefined; irqfd = irqfd.after) yield irqfd;
+    for (let irqfd = this.first; irqfd !== undefined; irqfd = irqfd.after) yield irqfd;
   }
 }
 
@@ -303,7 +305,7 @@ export function releaseIrqfds(vm: Vm): void {
 
 /** The routing table was replaced. */
 export function updateIrqfds(vm: Vm): void {
-  for (const bound of vm.irqfds.values()) bound.update();
+  for (let bound = vm.irqfds.first; bound !== undefined; bound = bound.after) bound.update();
 }
 
 export type { Resampler };
