@@ -3,6 +3,8 @@ import { readFileSync } from "node:fs";
 import { transformSync } from "esbuild";
 import { expect, test } from "vitest";
 import { conformanceTable, withTable } from "../lib/cli/conformance.ts";
+import { conformancePage } from "../lib/cli/conformance-page.ts";
+import { knownCalls } from "../lib/trace/known.ts";
 
 const readme = readFileSync("README.md", "utf8");
 
@@ -22,7 +24,13 @@ test("the first example prints what it says", async () => {
 });
 
 test("the conformance table is what replaying gives", () => {
-  expect(readme).toBe(withTable(readme, conformanceTable("fixtures/traces")));
+  expect(readme).toBe(withTable(readme, conformanceTable(["fixtures/traces"])));
+}, 120_000);
+
+test("the conformance page is what replaying gives", () => {
+  const folders = ["traces", "recorded", "counterexamples"].map((name) => `fixtures/${name}`);
+  const known = knownCalls(readFileSync("fixtures/known-differences.json", "utf8"));
+  expect(conformancePage(folders, known)).toBe(readFileSync("docs/conformance.md", "utf8"));
 }, 120_000);
 
 test("every command in it exists", () => {

@@ -1,11 +1,13 @@
 /**
  * `fake-kvm conformance`: the table that says how faithful the fake is: for each folder of traces (one architecture,
  * subsystem and kernel release) how many recorded answers were compared, and how many are identical. It is made by
- * replaying, never by hand.
+ * replaying, never by hand. `--page` writes the page behind the table.
  */
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { readTrace } from "../trace/files.ts";
+import { knownCalls } from "../trace/known.ts";
 import { replay } from "../trace/replay.ts";
+import { conformancePage } from "./conformance-page.ts";
 import { traceFiles } from "./files.ts";
 import { type Output, UsageError } from "./output.ts";
 
@@ -18,11 +20,29 @@ interface Row {
   identical: number;
 }
 
-/** Prints the table, or puts it between the markers of a file; the exit code. */
-export function conformanceCommand(folder: string, options: { write?: string }, output: Output): number {
-  const table = conformanceTable(folder);
-  if (options.write === undefined) output.print(table);
-  else writeFileSync(options.write, withTable(readFileSync(options.write, "utf8"), table));
+export interface ConformanceOptions {
+  /** puts the table between the markers of this file */
+  write?: string;
+  /** writes the page to this file */
+  page?: string;
+  /** a list of calls that are meant to differ; left out where there is no such file */
+  known: string;
+}
+
+/** Prints the table, or puts it between the markers of a file, or writes the page; the exit code. */
+export function conformanceCommand(
+  folders: readonly string[],
+  { write, page, known }: ConformanceOptions,
+  output: Output,
+): number {
+  if (page !== undefined) {
+    const list = existsSync(known) ? knownCalls(readFileSync(known, "utf8")) : [];
+    writeFileSync(page, conformancePage(folders, list));
+    return 0;
+  }
+  const table = conformanceTable(folders);
+  if (write === undefined) output.print(table);
+  else writeFileSync(write, withTable(readFileSync(write, "utf8"), table));
   return 0;
 }
 
@@ -34,11 +54,11 @@ export function withTable(text: string, table: string): string {
   return `${text.slice(0, begin + BEGIN.length)}\n${table}\n${text.slice(end)}`;
 }
 
-/** Replays every trace of a folder of folders: a row each, and a total. */
-export function conformanceTable(folder: string): string {
+/** Replays every trace of folders of folders: a row each, and a total. */
+export function conformanceTable(folders: readonly string[]): string {
   const rows = new Map<string, Row>();
   const total: Row = { traces: 0, calls: 0, identical: 0 };
-  for (const { path, name } of traceFiles([folder])) {
+  for (const { path, name } of traceFiles(folders)) {
     const result = replay({ ...readTrace(path, path), name });
     const group = name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : "";
     let row = rows.get(group);

@@ -4,7 +4,7 @@
  */
 import { Command, CommanderError } from "commander";
 import { TraceError } from "../trace/format.ts";
-import { conformanceCommand } from "./conformance.ts";
+import { type ConformanceOptions, conformanceCommand } from "./conformance.ts";
 import { coverageCommand } from "./coverage.ts";
 import { explainCommand } from "./explain.ts";
 import { exploreCommand } from "./explore.ts";
@@ -58,10 +58,12 @@ export function run(args: readonly string[], output: Output, later = false): num
   program
     .command("conformance")
     .description("print how many answers are identical, by kernel, as a table in Markdown")
-    .argument("<folder>", "a folder with a folder of traces for each kernel")
+    .argument("<folder...>", "folders with a folder of traces for each kernel")
     .option("--write <file>", "put the table between the markers of this file instead")
-    .action((folder: string, options: { write?: string }) => {
-      code = conformanceCommand(folder, options, output);
+    .option("--page <file>", "write a page instead: by kernel and area, with reasons")
+    .option("--known <file>", "calls that are meant to differ", "fixtures/known-differences.json")
+    .action((folders: string[], options: ConformanceOptions) => {
+      code = conformanceCommand(folders, options, output);
     });
   program
     .command("explain")

@@ -17,7 +17,8 @@ export function requestOf(header: TraceHeader, line: IoctlLine): TracedRequest {
   let traced = known.get(key);
   if (traced === undefined) {
     traced = find(header.arch, line);
-    known.set(key, traced);
+    // Those that are declared are few; any number and any name may stand in a trace.
+    if (traced.request !== undefined) known.set(key, traced);
   }
   return traced;
 }

@@ -64,6 +64,8 @@ export interface SoakOptions {
   more: (programs: number, seconds: number) => boolean;
   /** whether a sample is taken now */
   sample: (programs: number, seconds: number) => boolean;
+  /** the kinds that take turns; all by default */
+  kinds?: readonly Kind[];
   /** the recorded traces, read when they are used */
   traces: readonly (() => Trace)[];
   known?: readonly KnownCall[];
@@ -112,7 +114,7 @@ function watchFiles(): { live: Set<File>; stop: () => void } {
 
 /** Runs programs as long as `more` says. */
 export function soak(options: SoakOptions): SoakResult {
-  const { seed, tell = () => {}, now } = options;
+  const { seed, tell = () => {}, now, kinds: turning = kinds } = options;
   const random = new Random(seed);
   const broken: string[] = [];
   const made = zeros();
@@ -214,7 +216,7 @@ export function soak(options: SoakOptions): SoakResult {
 
   try {
     while (options.more(total, seconds())) {
-      const kind = kinds[total % kinds.length];
+      const kind = turning[total % turning.length];
       const n = (Math.imul(seed, 1_000_003) + total) >>> 0;
       const what = `${kind} ${total} of seed ${seed}`;
       try {
