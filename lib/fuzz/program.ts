@@ -35,7 +35,10 @@ export type Part =
   | "dirty-log"
   | "counters"
   | "registers"
-  | "processor";
+  /** FPU, XCRs, XSAVE, CPUID */
+  | "processor"
+  /** FPU and XCRs: after a guest ran, it follows the host's processor which parts XSAVE calls in use */
+  | "fpu";
 
 export type Operation =
   | {

@@ -67,10 +67,9 @@ const registers: readonly (readonly [string, Request, number])[] = [
   ["KVM_GET_VCPU_EVENTS", KVM_GET_VCPU_EVENTS, KvmVcpuEvents.size],
   ["KVM_GET_DEBUGREGS", KVM_GET_DEBUGREGS, KvmDebugregs.size],
 ];
-const processor: readonly (readonly [string, Request, number])[] = [
+const fpu: readonly (readonly [string, Request, number])[] = [
   ["KVM_GET_FPU", KVM_GET_FPU, KvmFpu.size],
   ["KVM_GET_XCRS", KVM_GET_XCRS, KvmXcrs.size],
-  ["KVM_GET_XSAVE", KVM_GET_XSAVE, XSAVE_STATE],
 ];
 
 /** Reads back the parts, in a fixed order. */
@@ -94,8 +93,10 @@ export function* readBack(run: Run, parts: readonly Part[]): Generator<Answer, v
     if (has("mp-state")) yield get(run, vcpu, "KVM_GET_MP_STATE", KVM_GET_MP_STATE, 4);
     if (has("registers"))
       for (const [call, request, size] of registers) yield get(run, vcpu, call, request, size);
+    if (has("fpu") || has("processor"))
+      for (const [call, request, size] of fpu) yield get(run, vcpu, call, request, size);
     if (has("processor")) {
-      for (const [call, request, size] of processor) yield get(run, vcpu, call, request, size);
+      yield get(run, vcpu, "KVM_GET_XSAVE", KVM_GET_XSAVE, XSAVE_STATE);
       yield get(run, vcpu, "KVM_GET_CPUID2", KVM_GET_CPUID2, CPUID_ROOM, 100);
     }
   }

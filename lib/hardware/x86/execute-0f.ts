@@ -428,7 +428,11 @@ function groupFifteen(cpu: Cpu): void {
   cpu.endFetch();
   const operation = (cpu.modrm >> 3) & 7;
   if (cpu.mod !== 3 && operation < 2 && cpu.repeat === 0) return saveState(cpu, operation === 1);
-  if (cpu.mod === 3 && operation >= 5 && !cpu.options.emulated) return;
+  if (cpu.mod === 3 && operation >= 5) {
+    // fences, which Linux's emulator does not know: pvm does them in its place
+    cpu.refused = cpu.options.emulated;
+    return;
+  }
   if (cpu.mod !== 3 && operation === 7) return;
   cpu.memory.unhandled();
 }

@@ -102,12 +102,21 @@ function moveMmx(cpu: Cpu, toRegister: boolean): void {
     const access = toRegister ? READ : WRITE;
     const address = cpu.linear(cpu.eaSegment, cpu.eaLo, cpu.eaHi, 8, access);
     if (cpu.stopped) return;
-    if (!toRegister) return memory.writeBytes(address, area, register, 8, cpu.user);
+    if (!toRegister) {
+      memory.writeBytes(address, area, register, 8, cpu.user);
+      return useMmx(cpu, area);
+    }
     if (!memory.readBytes(address, 8, cpu.user)) return;
     area.set(memory.data.subarray(0, 8), register);
   }
-  // exponent and sign of what MMX writes are ones, every register is in use
+  // exponent and sign of what MMX writes are ones
   area[changed + 8] = area[changed + 9] = 0xff;
+  useMmx(cpu, area);
+}
+
+/** After an MMX instruction every register of the FPU is in use. */
+function useMmx(cpu: Cpu, area: Uint8Array): void {
+  if (cpu.stopped) return;
   area[FTW] = 0xff;
   area[IN_USE] |= X87;
 }

@@ -27,6 +27,8 @@ const IA32_APIC_BASE = 0x1b;
 const IA32_TSC_DEADLINE = 0x6e0;
 const IA32_EFER = 0xc000_0080;
 const SPEAKER = 0x61;
+/** the first port behind the PIT's */
+const PIT_END = 0x44;
 /** results of hypercalls: KVM_ENOSYS, KVM_EPERM */
 const HYPERCALL_UNKNOWN = -1000n;
 const HYPERCALL_FORBIDDEN = -1n;
@@ -82,7 +84,7 @@ export class GuestBus implements Bus {
       }
     }
     const ioapic = vcpu.vm.irqchip?.ioapic;
-    if (ioapic?.claims(address) === true) {
+    if (ioapic?.claims(address) === true && ioapic.claims(address + length - 1)) {
       put(data, at, length, ioapic.read(address, length));
       return true;
     }
@@ -102,7 +104,7 @@ export class GuestBus implements Bus {
       }
     }
     const ioapic = irqchip?.ioapic;
-    if (ioapic?.claims(address) === true) {
+    if (ioapic?.claims(address) === true && ioapic.claims(address + length - 1)) {
       this.#ioapicDid(ioapic.write(address, get(data, at, Math.min(length, 4)), length));
       return true;
     }
@@ -144,7 +146,7 @@ export class GuestBus implements Bus {
   readPort(port: number, length: number, data: Uint8Array, at: number): boolean {
     const { irqchip, pit } = this.#vcpu.vm;
     const pic = irqchip?.pic;
-    if (pic !== undefined) {
+    if (pic !== undefined && inOnePair(port, length)) {
       const value = pic.read(port, length);
       if (value !== -EOPNOTSUPP) {
         irqchip!.picChanged();
@@ -152,7 +154,7 @@ export class GuestBus implements Bus {
         return true;
       }
     }
-    if (pit !== undefined && (port !== SPEAKER || pit.speaker)) {
+    if (pit !== undefined && this.#inPit(port, length)) {
       const value = pit.chip.read(port, this.#now);
       if (value !== -EOPNOTSUPP) {
         if (value !== PIT_NOTHING) put(data, at, length, value);
@@ -166,12 +168,16 @@ export class GuestBus implements Bus {
     const { irqchip, pit } = this.#vcpu.vm;
     const value = get(data, at, length);
     const pic = irqchip?.pic;
-    if (pic !== undefined && pic.write(port, value, length, this.#picAccepted()) !== -EOPNOTSUPP) {
+    if (
+      pic !== undefined &&
+      inOnePair(port, length) &&
+      pic.write(port, value, length, this.#picAccepted()) !== -EOPNOTSUPP
+    ) {
       this.#picMasks();
       irqchip!.picChanged();
       return true;
     }
-    if (pit !== undefined && (port !== SPEAKER || pit.speaker)) {
+    if (pit !== undefined && this.#inPit(port, length)) {
       if (pit.chip.write(port, value, this.#now) !== -EOPNOTSUPP) {
         pit.follow();
         pit.schedule();
@@ -179,6 +185,11 @@ export class GuestBus implements Bus {
       }
     }
     return this.#vcpu.vcpu.vm.buses.pio.write(port, length, data, at);
+  }
+
+  /** The PIT has four ports, and the speaker four. */
+  #inPit(port: number, length: number): boolean {
+    return port === SPEAKER ? this.#vcpu.vm.pit!.speaker : port + length <= PIT_END;
   }
 
   #picAccepted(): boolean {
@@ -314,3 +325,6 @@ function get(data: Uint8Array, at: number, length: number): number {
   for (let i = length - 1; i >= 0; i--) value = value * 256 + data[at + i];
   return value >>> 0;
 }
+
+/** The PIC's ports are pairs, each a device of its own: an access that begins in one and ends elsewhere finds none. */
+const inOnePair = (port: number, length: number): boolean => (port & 1) + length <= 2;
