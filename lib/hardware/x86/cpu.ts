@@ -106,6 +106,10 @@ export class Cpu {
   shadow = 0;
   /** Linux's emulator refused the instruction, and the flavour did it itself (see `CpuOptions.emulated`) */
   refused = false;
+  /** INT3 is for a debugger outside of the guest: it stops as an exception before it is done */
+  breakpointTrapped = false;
+  /** a repeated instruction stops after each round: something traps it */
+  roundsTrapped = false;
   /** a repeated instruction has more rounds */
   again = false;
 

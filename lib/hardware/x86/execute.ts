@@ -6,7 +6,7 @@
 import { AND, CMP, maskOf, signed } from "./alu.ts";
 import type { Cpu } from "./cpu.ts";
 import { executeTwoByte } from "./execute-0f.ts";
-import { BR, DE, GP, NO_CODE, OFLOW } from "./memory.ts";
+import { BP, BR, DE, GP, NO_CODE, OFLOW } from "./memory.ts";
 import {
   AC,
   AF,
@@ -316,7 +316,7 @@ export function execute(cpu: Cpu, opcode: number): void {
     }
     case 0xcc:
       cpu.endFetch();
-      return softwareInterrupt(cpu, 3);
+      return cpu.breakpointTrapped ? cpu.memory.raise(BP, NO_CODE) : softwareInterrupt(cpu, BP);
     case 0xcd: {
       const vector = cpu.fetch8();
       cpu.endFetch();

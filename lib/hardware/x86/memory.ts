@@ -96,6 +96,13 @@ const LOG_ENTRIES = 64;
 /** enough for what one INS takes in */
 const POSTED = 160;
 
+/** Who wants to know of accesses to some linear addresses: breakpoints on data. */
+export interface Watch {
+  /** whether some of them lie in a page */
+  covers(page: number): boolean;
+  touch(address: number, length: number, writing: boolean): void;
+}
+
 export class Memory {
   readonly state: CpuState;
   readonly bus: Bus;
@@ -124,6 +131,8 @@ export class Memory {
   readonly postedPort = new Uint8Array(POSTED);
   readonly posted = new Uint8Array(8 * POSTED);
   postedCount = 0;
+  /** set while there are breakpoints on data: their pages are not cached */
+  watch: Watch | undefined;
 
   // the cache: the page number (doubled, plus 1 for user mode), the bytes and where the page starts in them
   readonly #tags = new Float64Array(3 * CACHE).fill(Number.NaN);
@@ -264,6 +273,7 @@ export class Memory {
       const part = Math.min(length - done, 4096 - (at & 4095));
       const physical = this.translate(at, READ, user);
       if (physical < 0) return false;
+      this.watch?.touch(at, part, false);
       if (this.bus.page(Math.floor(physical / 4096), false)) {
         const from = this.bus.at + (physical & 4095);
         for (let i = 0; i < part; i++) this.data[done + i] = this.bus.bytes[from + i];
@@ -311,6 +321,7 @@ export class Memory {
       const part = Math.min(length - done, 4096 - (at & 4095));
       const physical = this.translate(at, WRITE, user);
       if (physical < 0) return;
+      this.watch?.touch(at, part, true);
       if (this.bus.page(Math.floor(physical / 4096), true)) {
         const to = this.bus.at + (physical & 4095);
         for (let i = 0; i < part; i++) this.bus.bytes[to + i] = this.data[done + i];
@@ -356,6 +367,7 @@ export class Memory {
   #remember(kind: number, linear: number, user: number): void {
     if (this.#uncached) return;
     const page = Math.floor(linear / 4096);
+    if (this.watch?.covers(page) === true && kind !== EXECUTE) return;
     const slot = kind * CACHE + (page & (CACHE - 1));
     this.#tags[slot] = 2 * page + user;
     this.#bytes[slot] = this.bus.bytes;

@@ -37,6 +37,10 @@ function repeat(
     cpu.advance(RCX, -1);
     cpu.endRound();
     if (comparing && ((cpu.flags & ZF) !== 0) === (cpu.repeat === REPNE)) return;
+    if (cpu.roundsTrapped) {
+      cpu.again = !counted(cpu);
+      return;
+    }
   } while (cpu.r32[2 * RCX] % ROUNDS !== 0 && memory.postedCount === 0 && !portDone(cpu));
   cpu.again = true;
 }

@@ -178,6 +178,8 @@ export function moveDebug(cpu: Cpu, toDebug: boolean): void {
   if (number < 4) c64[place] = value;
   else if (number === 6) c64[place] = (value & 0xe00fn) | DR6_FIXED;
   else c64[place] = (value & 0xffff_23ffn) | 0x400n;
+  // breakpoints keep their pages out of the cache
+  cpu.memory.flush();
 }
 
 export function clearTaskSwitched(cpu: Cpu): void {

@@ -2,15 +2,17 @@
  * Debug registers and debugging from outside: KVM_GET/SET_DEBUGREGS, KVM_SET_GUEST_DEBUG (arch/x86/kvm/x86.c, 6.1 and
  * 6.18). `struct kvm_debugregs`, 128 bytes: db[4] u64, dr6 @32, dr7 @40, flags @48, reserved. `struct kvm_guest_debug`,
  * 72 bytes: control u32, pad u32, debugreg[8] u64.
- *
- * Missing: the traps themselves, which belong to whoever executes guest code.
+ * What comes of them while the guest runs: run.ts, breakpoints.ts.
  */
 import { EBUSY, EFAULT, EINVAL } from "../../abi/errno.ts";
 import { KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP } from "../../abi/kvm.ts";
 import {
   KVM_GET_DEBUGREGS,
+  KVM_GUESTDBG_BLOCKIRQ,
   KVM_GUESTDBG_INJECT_BP,
   KVM_GUESTDBG_INJECT_DB,
+  KVM_GUESTDBG_USE_HW_BP,
+  KVM_GUESTDBG_USE_SW_BP,
   KVM_SET_DEBUGREGS,
   KVM_SET_GUEST_DEBUG,
   KvmDebugregs,
@@ -51,6 +53,31 @@ export class DebugRegisters {
 
   get singleSteps(): boolean {
     return (this.control & KVM_GUESTDBG_SINGLESTEP) !== 0;
+  }
+
+  /** INT3 ends KVM_RUN. */
+  get usesInstruction(): boolean {
+    return (this.control & KVM_GUESTDBG_USE_SW_BP) !== 0;
+  }
+
+  /** The debugger's DR0 to DR3 and DR7 count. */
+  get usesRegisters(): boolean {
+    return (this.control & KVM_GUESTDBG_USE_HW_BP) !== 0;
+  }
+
+  /** The guest takes no interrupts. */
+  get blocksInterrupts(): boolean {
+    return (this.control & KVM_GUESTDBG_BLOCKIRQ) !== 0;
+  }
+
+  /** DR7 of the debugger, the low half */
+  get dr7(): number {
+    return load32(this.guestDebug, 56);
+  }
+
+  /** One of DR0 to DR3 of the debugger; an address in the upper half is negative. */
+  address(index: number): number {
+    return (load32(this.guestDebug, 8 * index + 4) | 0) * 2 ** 32 + load32(this.guestDebug, 8 * index);
   }
 }
 

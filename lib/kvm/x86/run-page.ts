@@ -121,14 +121,13 @@ export class RunPage {
     store32(bytes, UNION + 4, (at + 40 - UNION - 8) / 8);
   }
 
-  debug(exception: number, address: number, dr6: number, dr7: number): void {
+  /** Where the guest stopped; the two registers are left as they are where nothing is said of them. */
+  debug(exception: number, address: number, dr6 = -1, dr7 = -1): void {
     const { bytes } = this;
     this.exitReason = KVM_EXIT_DEBUG;
     store32(bytes, UNION, exception);
-    store32(bytes, UNION + 4, 0);
-    store32(bytes, UNION + 8, address);
-    store32(bytes, UNION + 12, Math.floor(address / 2 ** 32));
-    store64(bytes, UNION + 16, dr6);
-    store64(bytes, UNION + 24, dr7);
+    store64(bytes, UNION + 8, address);
+    if (dr6 >= 0) store64(bytes, UNION + 16, dr6);
+    if (dr7 >= 0) store64(bytes, UNION + 24, dr7);
   }
 }

@@ -10,7 +10,8 @@
  * answers −EINTR where nothing can ever wake it. A guest that runs on and on answers −EINTR after so many instructions as
  * `guestPolicy` allows, as if a signal had come.
  *
- * Missing: KVM_SET_SIGNAL_MASK (no signals here), SMM, breakpoints on data, dirty rings, asynchronous page faults.
+ * Missing: KVM_SET_SIGNAL_MASK (no signals here), SMM, dirty rings, asynchronous page faults. A step into the handler of
+ * an exception stops after its first instruction, as where KVM's emulator runs the guest; a processor runs on to IRET.
  */
 import { EAGAIN, EFAULT, EINTR, EINVAL } from "../../abi/errno.ts";
 import {
@@ -38,11 +39,13 @@ import {
   PAGE_FAULT,
   RUNNING,
   SHUTDOWN,
+  UD,
   UNHANDLED,
   WAITING,
 } from "../../hardware/x86/memory.ts";
-import { CpuState, DR6, DR7, IF, RF, RFLAGS, TF } from "../../hardware/x86/state.ts";
+import { CpuState, DR6, DR7, IF, RF, RFLAGS, SHADOW_MOV_SS, TF } from "../../hardware/x86/state.ts";
 import type { Kernel } from "../../kernel/kernel.ts";
+import { Breakpoints } from "./breakpoints.ts";
 import { GuestBus } from "./guest-bus.ts";
 import { hasInterrupt, takeInterrupt } from "./guest-interrupts.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
@@ -95,9 +98,14 @@ const DB_VECTOR = 1;
 const BP_VECTOR = 3;
 const MACHINE_CHECK = 18;
 const DR6_BS = 1 << 14;
+/** bits of DR6 that say which breakpoint it was */
+const DR6_TRAPS = 15;
 const DR6_FIXED = 0xffff_0ff0;
-const GUESTDBG_SINGLESTEP = 2;
-const GUESTDBG_USE_SW_BP = 0x10000;
+const DR7_GD = 1 << 13;
+/** IN, OUT, CPUID, RDMSR, WRMSR, RDPMC and moves to control registers: KVM does them, not the processor */
+const INTERCEPTED = new Set([
+  0xe4, 0xe5, 0xe6, 0xe7, 0xec, 0xed, 0xee, 0xef, 0x122, 0x130, 0x132, 0x133, 0x1a2,
+]);
 /** what pvm tells of its exit in the data of an internal error (recorded) */
 const PVM_EXIT_INFO = 0x1000;
 const SYNC_FIELDS = 7;
@@ -105,6 +113,9 @@ const QUIRK_OUT_7E = 1 << 3;
 
 /** What the next entry has to finish. */
 type Unfinished = "nothing" | "port" | "mmio" | "writes" | "out" | "msr";
+
+/** An entry goes on. */
+const GO_ON = 1;
 
 /** Makes the processor of a vCPU: one that runs machine code, or something in its place. */
 export type MakeCpu = (state: CpuState, bus: Bus, options: Partial<CpuOptions>) => Cpu;
@@ -121,6 +132,11 @@ export class Runner {
   /** the posted write that user space sees at present */
   #posted = 0;
   #budget = 0;
+  readonly #breakpoints: Breakpoints;
+  /** TF was set when the present instruction began */
+  #trap = false;
+  /** HLT was executed, and nobody has halted yet */
+  #haltRequested = false;
   readonly #instruction = new Uint8Array(INSTRUCTION_BYTES);
 
   constructor(vcpu: X86Vcpu, make: MakeCpu = (state, bus, options) => new Cpu(state, bus, options)) {
@@ -137,6 +153,7 @@ export class Runner {
       pagingIsLong: pagingOnlyInLongMode,
     });
     this.#bus.cpu = this.cpu;
+    this.#breakpoints = new Breakpoints(vcpu.debug, this.cpu.state);
   }
 
   // ---- KVM_RUN ---------------------------------------------------------------------------------------------------
@@ -163,6 +180,7 @@ export class Runner {
     this.cpu.memory.refresh();
     this.#bus.badAddress = false;
     this.#budget = this.#policy.budget;
+    this.cpu.breakpointTrapped = !this.#emulated && vcpu.debug.usesInstruction;
     let result = this.#finishLast();
     if (result > 0) result = page.immediateExit ? -EINTR : this.#loop();
     if (this.#bus.badAddress && !this.#emulated) result = -EFAULT;
@@ -357,30 +375,117 @@ export class Runner {
     const batch = this.#batch;
     const { memory } = cpu;
     const { nanosecondsPerInstruction } = this.#policy;
-    const debugged = vcpu.debug.control !== 0;
+    const steps = vcpu.debug.singleSteps;
+    const breakpoints = this.#breakpoints;
+    memory.watch = undefined;
     for (let count = 0; count < batch; count++) {
       this.#budget--;
       if (nanosecondsPerInstruction !== 0) kernel.clock.advance(nanosecondsPerInstruction);
-      const trap = (cpu.state.r32[2 * RFLAGS] & TF) !== 0;
+      if (breakpoints.armed) {
+        if (!this.#emulated && breakpoints.onData) memory.watch = breakpoints;
+        const hit = this.#codeBreakpoint();
+        if (hit >= 0) return hit;
+      }
+      this.#trap = (cpu.state.r32[2 * RFLAGS] & TF) !== 0;
+      cpu.roundsTrapped = !this.#emulated && (this.#trap || steps || memory.watch !== undefined);
       const stop = cpu.step();
       if (stop !== RUNNING) return this.#stopped(stop);
-      if (cpu.refused && this.#emulated) this.#noteRefusal(cpu.start);
-      if (memory.postedCount !== 0) {
-        this.#posted = 0;
-        this.#unfinished = "writes";
-        return this.#showPosted();
+      if (
+        steps ||
+        this.#trap ||
+        cpu.refused ||
+        cpu.halted ||
+        this.#haltRequested ||
+        memory.postedCount !== 0 ||
+        memory.watch !== undefined
+      ) {
+        const result = this.#stepped(INTERCEPTED.has(cpu.opcode));
+        if (result >= 0) return result;
       }
-      if (debugged && (vcpu.debug.control & GUESTDBG_SINGLESTEP) !== 0) return this.#singleStep();
-      if (trap && !cpu.again) {
-        cpu.state.c64[DR6] |= BigInt(DR6_BS);
-        vcpu.events.queueException(DB_VECTOR);
-        if (!cpu.halted) return 1;
-      }
-      if (cpu.halted) return this.#halt();
-      if (!this.#emulated && (lapic?.eventRequested === true || kernel.work.pending !== 0)) return 1;
-      if (vcpu.pendingIoapicEoi >= 0 && !this.#emulated) return 1;
+      if (!this.#emulated && (lapic?.eventRequested === true || kernel.work.pending !== 0)) return GO_ON;
+      if (vcpu.pendingIoapicEoi >= 0 && !this.#emulated) return GO_ON;
     }
-    return 1;
+    return GO_ON;
+  }
+
+  /**
+   * After an instruction: an exit, an exception, a halt, or −1 where there was nothing special about it. `byKvm`: KVM did
+   * what the processor left to it. What is written to user space ends an instruction without its trap
+   * (arch/x86/kvm/x86.c:x86_emulate_instruction, 6.1: "FIXME").
+   */
+  #stepped(byKvm: boolean): number {
+    const { cpu } = this;
+    const { memory } = cpu;
+    const vcpu = this.#vcpu;
+    if (cpu.refused && this.#emulated) this.#noteRefusal(cpu.start);
+    if (cpu.halted) this.#haltRequested = true;
+    if (memory.postedCount !== 0) {
+      this.#posted = 0;
+      this.#unfinished = "writes";
+      return this.#showPosted();
+    }
+    const cause = this.#breakpoints.touched | (this.#trap || vcpu.debug.singleSteps ? DR6_BS : 0);
+    this.#breakpoints.touched = 0;
+    if (cause !== 0) {
+      const trapped = this.#debugException(cause, byKvm || this.#emulated);
+      if (trapped === 0 && !this.#emulated && this.#haltRequested) {
+        // the halt is squashed into the exit (kvm_emulate_halt), or ends it where user space halts
+        this.#haltRequested = false;
+        if (vcpu.lapic === undefined) this.#page.exitReason = KVM_EXIT_HLT;
+        else this.#halt();
+      }
+      if (trapped === 0 || !this.#haltRequested) return trapped;
+    }
+    if (!this.#haltRequested) return -1;
+    this.#haltRequested = false;
+    return this.#halt();
+  }
+
+  /**
+   * A debug exception is the debugger's, an exit, or the guest's. KVM's own step does not tell DR7
+   * (kvm_vcpu_do_singlestep; arch/x86/kvm/svm/svm.c:db_interception, 6.1).
+   */
+  #debugException(cause: number, byKvm: boolean): number {
+    const { cpu } = this;
+    const { debug } = this.#vcpu;
+    const wanted = byKvm ? debug.singleSteps : debug.singleSteps || debug.usesRegisters;
+    if (!wanted) {
+      this.#queueDebug(cause);
+      return GO_ON;
+    }
+    const dr7 = debug.usesRegisters ? debug.dr7 : cpu.state.c32[2 * DR7];
+    this.#page.debug(DB_VECTOR, cpu.codeAddress(), cause + DR6_FIXED, byKvm ? undefined : dr7);
+    return 0;
+  }
+
+  /** #DB of the guest: DR6 tells the cause (kvm_deliver_exception_payload). */
+  #queueDebug(cause: number): void {
+    const { c32 } = this.cpu.state;
+    c32[2 * DR6] = (c32[2 * DR6] & ~DR6_TRAPS) | DR6_FIXED | cause;
+    this.#vcpu.events.queueException(DB_VECTOR);
+  }
+
+  /** An instruction with a breakpoint is not run: an exit, an exception of the guest, or −1 (kvm_vcpu_check_code_breakpoint). */
+  #codeBreakpoint(): number {
+    const { cpu } = this;
+    const { debug, cpuid } = this.#vcpu;
+    const address = cpu.codeAddress();
+    // pvm lets the processor run 64-bit user code, without its debug registers (live 6.18)
+    if (this.#emulated && cpu.long && cpu.user !== 0) return -1;
+    const { shadow } = this.cpu.state;
+    const flags = cpu.state.r32[2 * RFLAGS];
+    const inhibited = (flags & RF) !== 0 || (shadow === SHADOW_MOV_SS && cpuid.isIntelCompatible);
+    if (debug.usesRegisters && (this.#emulated || !inhibited)) {
+      const hit = this.#breakpoints.atCode(address, true);
+      if (hit !== 0) {
+        this.#page.debug(DB_VECTOR, address, hit + DR6_FIXED, this.#emulated ? undefined : debug.dr7);
+        return 0;
+      }
+    }
+    if (inhibited || (debug.usesRegisters && !this.#emulated)) return -1;
+    const hit = this.#breakpoints.atCode(address, false);
+    if (hit === 0) return -1;
+    return this.#debugException(hit, this.#emulated);
   }
 
   #stopped(stop: number): number {
@@ -396,10 +501,9 @@ export class Runner {
         return 1;
       case UNHANDLED:
         memory.forget();
-        this.#failEmulation();
-        return 0;
+        return this.#refused();
       default:
-        return 1;
+        return GO_ON;
     }
   }
 
@@ -512,10 +616,23 @@ export class Runner {
     }
     const stop = cpu.step();
     if (stop !== RUNNING) return this.#stopped(stop);
-    if (memory.postedCount === 0) return 1;
-    this.#posted = 0;
-    this.#unfinished = "writes";
-    return this.#showPosted();
+    const result = this.#stepped(true);
+    return result < 0 ? GO_ON : result;
+  }
+
+  /**
+   * An instruction outside of what is known: an exit. Where the emulator runs code of CPL 3, the guest gets #UD instead,
+   * and the page shows the failure (arch/x86/kvm/x86.c:handle_emulation_failure, 6.1; live 6.18).
+   */
+  #refused(): number {
+    const { cpu } = this;
+    if (this.#emulated && cpu.user !== 0 && !cpu.long && !this.#vcpu.vm.settings.exitOnEmulationFailure) {
+      this.#noteRefusal(cpu.codeAddress());
+      this.#vcpu.events.queueException(UD);
+      return GO_ON;
+    }
+    this.#failEmulation();
+    return 0;
   }
 
   /** The emulator had written down its failure before the flavour helped: the page shows it, and there is no exit. */
@@ -544,12 +661,6 @@ export class Runner {
     return length;
   }
 
-  #singleStep(): number {
-    const { cpu } = this;
-    this.#page.debug(DB_VECTOR, cpu.codeAddress(), DR6_FIXED | DR6_BS, Number(cpu.state.c64[DR7]));
-    return 0;
-  }
-
   // ---- events ----------------------------------------------------------------------------------------------------
 
   /** An instruction raised an exception: it waits for the next entry, unless a debugger wants it. */
@@ -559,8 +670,10 @@ export class Runner {
     const vcpu = this.#vcpu;
     const { vector, errorCode } = memory;
     memory.forget();
-    if (vector === BP_VECTOR && (vcpu.debug.control & GUESTDBG_USE_SW_BP) !== 0) {
-      this.#page.debug(BP_VECTOR, cpu.codeAddress(), DR6_FIXED, Number(cpu.state.c64[DR7]));
+    this.#breakpoints.touched = 0;
+    if (vector === BP_VECTOR) {
+      // bp_interception: only a debugger makes INT3 stop so
+      this.#page.debug(BP_VECTOR, cpu.codeAddress());
       return 0;
     }
     if (vector === PAGE_FAULT) memory.storeFaultAddress();
@@ -577,6 +690,7 @@ export class Runner {
     const { state } = this.cpu;
     if (exception.injected || exception.pending) {
       if (exception.pending && isFault(exception.vector)) state.r32[2 * RFLAGS] |= RF;
+      if (exception.pending && exception.vector === DB_VECTOR) state.c32[2 * DR7] &= ~DR7_GD;
       exception.pending = false;
       exception.injected = false;
       return this.#deliver(exception.vector, "exception", exception.hasErrorCode ? exception.errorCode : -1);
@@ -590,6 +704,7 @@ export class Runner {
       interrupt.injected = false;
       return this.#deliver(interrupt.nr, "external", -1);
     }
+    if (this.#vcpu.debug.blocksInterrupts) return true;
     if (nmi.pending !== 0 && !state.nmiMasked && this.#shadow === 0) {
       nmi.pending--;
       state.nmiMasked = true;
