@@ -2,25 +2,19 @@
  * GSI routing: from a global system interrupt to what it does (virt/kvm/irqchip.c, 6.1). A GSI leads to one pin of
  * each in-kernel controller, or to one message; a table replaces the former as a whole.
  *
- * `struct kvm_irq_routing`: nr u32, flags u32, then `nr` entries of 48 bytes: gsi u32 @0, type u32 @4, flags u32 @8,
- * pad u32 @12, then by type: irqchip u32 @16, pin u32 @20 — or address_lo u32 @16, address_hi u32 @20, data u32 @24,
- * devid u32 @28.
+ * `struct kvm_irq_routing`: nr u32, flags u32, then `nr` entries of 48 bytes (routing-table.ts). A VM has two tables that
+ * take turns: one in force, the other to be filled next. One that was refused is never in force.
  *
  * Architectures say what an entry may be and what it does (`IrqArch`).
  */
 import { EFAULT, EINVAL, ENOMEM } from "../abi/errno.ts";
-import {
-  KVM_CAP_IRQ_ROUTING,
-  KVM_IRQ_ROUTING_IRQCHIP,
-  KVM_IRQ_ROUTING_MSI,
-  KVM_MSI_VALID_DEVID,
-} from "../abi/kvm.ts";
+import { KVM_CAP_IRQ_ROUTING } from "../abi/kvm.ts";
 import { load32 } from "../abi/struct.ts";
 import type { Argument } from "../kernel/argument.ts";
+import { ROUTE_BYTES, type Route, type RouteCheck, RoutingTable } from "./routing-table.ts";
 import type { Vm, VmFile } from "./vm.ts";
 
 const HEADER = 8;
-const ENTRY = 48;
 
 /** Who raises a line: lines are the OR of their sources (include/linux/kvm_host.h, 6.1). */
 export const KVM_USERSPACE_IRQ_SOURCE_ID = 0;
@@ -29,53 +23,13 @@ export const KVM_IRQFD_RESAMPLE_IRQ_SOURCE_ID = 1;
 /** Answer of `setInAtomic`: it cannot be done inside a wake-up, a work item has to. */
 export const WOULD_BLOCK = -11;
 
-/** One entry of the table. For a pin: `irqchip` and `pin`. For a message: address, data and device id. */
-export class Route {
-  readonly gsi: number;
-  readonly type: number;
-  readonly flags: number;
-  irqchip: number;
-  pin: number;
-  readonly data: number;
-  readonly devid: number;
-  /** the next entry of the same GSI */
-  next: Route | undefined = undefined;
-
-  constructor(
-    gsi: number,
-    type: number,
-    flags: number,
-    first: number,
-    second: number,
-    data: number,
-    devid: number,
-  ) {
-    this.gsi = gsi;
-    this.type = type;
-    this.flags = flags;
-    this.irqchip = first;
-    this.pin = second;
-    this.data = data;
-    this.devid = devid;
-  }
-
-  get addressLo(): number {
-    return this.irqchip;
-  }
-  get addressHi(): number {
-    return this.pin;
-  }
-}
-
 /** What routes do on an architecture, with the controllers of one VM. */
-export interface IrqArch {
+export interface IrqArch extends RouteCheck {
   /** whether interrupts can be bound at all yet (kvm_arch_intc_initialized): EAGAIN if not */
   readonly initialized: boolean;
   /** whether this kind of irqfd is possible (kvm_arch_irqfd_allowed): EINVAL if not */
   irqfdAllowed(resample: boolean): boolean;
   readonly canSetRouting: boolean;
-  /** 0 or −EINVAL; may put the pin into the controller's own numbering */
-  checkRoute(route: Route): number;
   /** −1 ignored, 0 coalesced, > 0 delivered */
   setRoute(route: Route, sourceId: number, level: boolean, lineStatus: boolean): number;
   /** as `setRoute` with the line up, where that can be done at once, or WOULD_BLOCK */
@@ -92,17 +46,15 @@ export interface AckNotifier {
   acked(): void;
 }
 
-/** A finished table; nobody changes it any more, so VMs may share one. */
-export interface RoutingTable {
-  /** first entry by GSI, in the order of the table */
-  readonly heads: (Route | undefined)[];
-  /** GSI by pin, by controller */
-  readonly pins: Map<number, number>[];
-}
+/** The table of a VM that was not given one. */
+const empty = new RoutingTable();
 
 export class IrqRouting {
   readonly #vm: Vm;
-  #table: RoutingTable = { heads: [], pins: [] };
+  #table = empty;
+  /** the table that was in force before, to be filled again; never one that is shared */
+  #spare: RoutingTable | undefined;
+  #shared = true;
   #notifiers: AckNotifier[] = [];
   /** called after each replacement: irqfds look up their route again */
   readonly onChange: (() => void)[] = [];
@@ -113,75 +65,50 @@ export class IrqRouting {
 
   /** The entries of a GSI, linked. */
   routes(gsi: number): Route | undefined {
-    return this.#table.heads[gsi];
+    return this.#table.routes(gsi);
   }
 
   /** The GSI that leads to a pin, −1 if none does. Where several do, the last of the table. */
   gsiOf(irqchip: number, pin: number): number {
-    return this.#table.pins[irqchip]?.get(pin) ?? -1;
+    return this.#table.gsiOf(irqchip, pin);
   }
 
   /** Replaces the table by `count` entries of 48 bytes. EINVAL, ENOMEM: nothing has changed. */
   replace(bytes: Uint8Array, at: number, count: number): number {
-    const table = this.build(bytes, at, count);
-    if (typeof table === "number") return table;
-    this.install(table);
+    const table = this.#spare ?? new RoutingTable();
+    this.#spare = table;
+    const refused = this.#fill(table, bytes, at, count);
+    if (refused < 0) return refused;
+    this.#spare = this.#shared ? undefined : this.#table;
+    this.#install(table, false);
     return 0;
   }
 
-  /** The table that `count` entries of 48 bytes make, or −EINVAL, −ENOMEM. */
+  /** A table for many VMs, which nobody fills again: `count` entries of 48 bytes, or −EINVAL, −ENOMEM. */
   build(bytes: Uint8Array, at: number, count: number): RoutingTable | number {
-    const limit = this.#vm.host.vmCapabilities.get(KVM_CAP_IRQ_ROUTING) ?? 0;
-    for (let i = 0; i < count; i++) if (load32(bytes, at + i * ENTRY) >= limit) return -EINVAL;
-    if (this.#vm.kernel.faults.allocation("kvm_irq_routing_table")) return -ENOMEM;
-    const heads: (Route | undefined)[] = [];
-    const pins: Map<number, number>[] = [];
-    for (let i = 0; i < count; i++) {
-      const entry = at + i * ENTRY;
-      const route = new Route(
-        load32(bytes, entry),
-        load32(bytes, entry + 4),
-        load32(bytes, entry + 8),
-        load32(bytes, entry + 16),
-        load32(bytes, entry + 20),
-        load32(bytes, entry + 24),
-        load32(bytes, entry + 28),
-      );
-      const refused = this.#add(heads, pins, route);
-      if (refused < 0) return refused;
-    }
-    return { heads, pins };
+    const table = new RoutingTable();
+    const refused = this.#fill(table, bytes, at, count);
+    return refused < 0 ? refused : table;
   }
 
-  install(table: RoutingTable): void {
+  /** Puts a table that is shared in force. */
+  share(table: RoutingTable): void {
+    this.#install(table, true);
+  }
+
+  #fill(table: RoutingTable, bytes: Uint8Array, at: number, count: number): number {
+    table.copy(bytes, at, count);
+    const highest = table.highestGsi;
+    if (highest >= (this.#vm.host.vmCapabilities.get(KVM_CAP_IRQ_ROUTING) ?? 0)) return -EINVAL;
+    if (this.#vm.kernel.faults.allocation("kvm_irq_routing_table")) return -ENOMEM;
+    return table.index(highest, this.#vm.arch.irq!);
+  }
+
+  #install(table: RoutingTable, shared: boolean): void {
     this.#table = table;
+    this.#shared = shared;
     for (const changed of this.onChange) changed();
     this.#vm.arch.irq?.routingChanged();
-  }
-
-  /** virt/kvm/irqchip.c:setup_routing_entry (6.1) */
-  #add(heads: (Route | undefined)[], pins: Map<number, number>[], route: Route): number {
-    const { gsi, type, flags } = route;
-    if ((type === KVM_IRQ_ROUTING_MSI ? flags & ~KVM_MSI_VALID_DEVID : flags) !== 0) return -EINVAL;
-    const givenChip = route.irqchip;
-    let last: Route | undefined;
-    for (let other = heads[gsi]; other !== undefined; other = other.next) {
-      if (
-        other.type !== KVM_IRQ_ROUTING_IRQCHIP ||
-        type !== KVM_IRQ_ROUTING_IRQCHIP ||
-        other.irqchip === givenChip
-      )
-        return -EINVAL;
-      last = other;
-    }
-    const refused = this.#vm.arch.irq!.checkRoute(route);
-    if (refused < 0) return refused;
-    if (type === KVM_IRQ_ROUTING_IRQCHIP) (pins[route.irqchip] ??= new Map()).set(route.pin, gsi);
-    if (last === undefined) {
-      while (heads.length < gsi) heads.push(undefined);
-      heads[gsi] = route;
-    } else last.next = route;
-    return 0;
   }
 
   /**
@@ -234,6 +161,6 @@ export function setGsiRouting(file: VmFile, user: Argument): number {
   const flags = load32(user.bytes, user.at + 4);
   if (vm.arch.irq?.canSetRouting !== true) return -EINVAL;
   if (count > (vm.host.vmCapabilities.get(KVM_CAP_IRQ_ROUTING) ?? 0) || flags !== 0) return -EINVAL;
-  if (!user.readable(count * ENTRY, HEADER)) return -EFAULT;
+  if (!user.readable(count * ROUTE_BYTES, HEADER)) return -EFAULT;
   return vm.routing.replace(user.bytes, user.at + HEADER, count);
 }

@@ -28,9 +28,9 @@ import {
   type AckNotifier,
   KVM_IRQFD_RESAMPLE_IRQ_SOURCE_ID,
   KVM_USERSPACE_IRQ_SOURCE_ID,
-  type Route,
   WOULD_BLOCK,
 } from "./irq-routing.ts";
+import type { Route } from "./routing-table.ts";
 import type { Vm, VmFile } from "./vm.ts";
 
 const INJECT = "irqfd-inject";

@@ -5,7 +5,8 @@
  */
 import { EINVAL } from "../abi/errno.ts";
 import { KVM_IRQ_ROUTING_IRQCHIP } from "../abi/kvm.ts";
-import { IrqRouting, Route } from "./irq-routing.ts";
+import { IrqRouting } from "./irq-routing.ts";
+import { Route } from "./routing-table.ts";
 
 export class LinearRouting extends IrqRouting {
   /** the route that was asked for last */

@@ -27,7 +27,8 @@ import type { Region } from "../../hardware/gic-registers.ts";
 import { GITS_TRANSLATER, type Its, lpiTables, UNMAPPED } from "../../hardware/its.ts";
 import { ENTRIES_PER_CPU } from "../../hardware/translation-cache.ts";
 import type { KvmHost } from "../host.ts";
-import { type IrqArch, type Route, WOULD_BLOCK } from "../irq-routing.ts";
+import { type IrqArch, WOULD_BLOCK } from "../irq-routing.ts";
+import type { Route } from "../routing-table.ts";
 import type { Vm } from "../vm.ts";
 import { SlotMemory } from "./guest-memory.ts";
 import type { Arm64Vcpu } from "./vcpu.ts";
@@ -229,10 +230,10 @@ export class Vgic implements IrqArch {
   }
 
   /** arch/arm64/kvm/vgic/vgic-irqfd.c:kvm_set_routing_entry (6.1) */
-  checkRoute(route: Route): number {
-    if (route.type === KVM_IRQ_ROUTING_MSI) return 0;
-    if (route.type !== KVM_IRQ_ROUTING_IRQCHIP) return -EINVAL;
-    return route.pin < NUM_PINS && route.irqchip === 0 ? 0 : -EINVAL;
+  checkRoute(type: number, irqchip: number, pin: number): number {
+    if (type === KVM_IRQ_ROUTING_MSI) return 0;
+    if (type !== KVM_IRQ_ROUTING_IRQCHIP) return -EINVAL;
+    return pin < NUM_PINS && irqchip === 0 ? 0 : -EINVAL;
   }
 
   setRoute(route: Route, _sourceId: number, level: boolean): number {

@@ -4,7 +4,8 @@
  */
 import { EINVAL, ENODEV } from "../../abi/errno.ts";
 import type { KvmDevice } from "../device.ts";
-import { type IrqArch, type Route, WOULD_BLOCK } from "../irq-routing.ts";
+import { type IrqArch, WOULD_BLOCK } from "../irq-routing.ts";
+import type { Route, RouteCheck } from "../routing-table.ts";
 import type { PpcVcpu } from "./vcpu.ts";
 import { hasMpic, type PpcVm } from "./vm.ts";
 
@@ -16,7 +17,7 @@ export interface PpcController extends KvmDevice {
   /** a presenter for a vCPU that has none yet, or −errno: −EEXIST for a server in use, −EINVAL, −ENOMEM */
   connect(vcpu: PpcVcpu, server: number): Presenter | number;
   /** where GSIs are routed: what an entry may be, and what it does */
-  checkRoute?(route: Route): number;
+  checkRoute?: RouteCheck["checkRoute"];
   setRoute?(route: Route, level: boolean): number;
   /** the firmware calls on sources (RTAS), where the controller has any */
   readonly rtas?: RtasSources;
@@ -62,8 +63,8 @@ export class PpcIrq implements IrqArch {
     return hasMpic(this.#vm.vm.host);
   }
 
-  checkRoute(route: Route): number {
-    return this.#vm.controller?.checkRoute?.(route) ?? -EINVAL;
+  checkRoute(type: number, first: number, second: number): number {
+    return this.#vm.controller?.checkRoute?.(type, first, second) ?? -EINVAL;
   }
 
   setRoute(route: Route, _sourceId: number, level: boolean): number {

@@ -27,7 +27,8 @@ import type { Argument } from "../../kernel/argument.ts";
 import type { CreateDevice, DeviceAttr } from "../device.ts";
 import type { Entry } from "../dispatch.ts";
 import type { IoDevice } from "../io-bus.ts";
-import { KVM_USERSPACE_IRQ_SOURCE_ID, type Route, setGsiRouting } from "../irq-routing.ts";
+import { KVM_USERSPACE_IRQ_SOURCE_ID, setGsiRouting } from "../irq-routing.ts";
+import type { Route } from "../routing-table.ts";
 import type { VmFile } from "../vm.ts";
 import type { PpcController, Presenter } from "./controller.ts";
 import type { PpcVcpu } from "./vcpu.ts";
@@ -159,10 +160,9 @@ export class KvmMpic implements PpcController, IoDevice {
     return this.#vm.vm.routing.setIrq(KVM_USERSPACE_IRQ_SOURCE_ID, gsi, level !== 0, false);
   }
 
-  checkRoute(route: Route): number {
-    if (route.type === KVM_IRQ_ROUTING_MSI) return 0;
-    const pin = route.type === KVM_IRQ_ROUTING_IRQCHIP && route.irqchip === 0 && route.pin < PINS;
-    return pin ? 0 : -EINVAL;
+  checkRoute(type: number, irqchip: number, pin: number): number {
+    if (type === KVM_IRQ_ROUTING_MSI) return 0;
+    return type === KVM_IRQ_ROUTING_IRQCHIP && irqchip === 0 && pin < PINS ? 0 : -EINVAL;
   }
 
   /** A message counts whatever the level, as in KVM. */

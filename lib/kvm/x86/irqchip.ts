@@ -40,15 +40,9 @@ import { Pic } from "../../hardware/pic.ts";
 import type { Argument } from "../../kernel/argument.ts";
 import type { Timer } from "../../kernel/clock.ts";
 import type { Entry } from "../dispatch.ts";
-import {
-  type IrqArch,
-  KVM_USERSPACE_IRQ_SOURCE_ID,
-  type Route,
-  type RoutingTable,
-  setGsiRouting,
-  WOULD_BLOCK,
-} from "../irq-routing.ts";
+import { type IrqArch, KVM_USERSPACE_IRQ_SOURCE_ID, setGsiRouting, WOULD_BLOCK } from "../irq-routing.ts";
 import { irqfd } from "../irqfd.ts";
+import { ROUTE_BYTES, type Route, type RoutingTable } from "../routing-table.ts";
 import type { Vm, VmFile } from "../vm.ts";
 import type { X86Vm } from "./vm.ts";
 
@@ -58,7 +52,6 @@ const PIC_PINS = 8;
 const STATE = KvmIrqchip.offsetOf.chip;
 /** GSIs that lead to both the PIC and the IOAPIC after KVM_CREATE_IRQCHIP */
 const ISA_GSIS = 16;
-const ROUTE_BYTES = 48;
 
 export class Irqchip implements IrqArch {
   readonly vm: Vm;
@@ -96,24 +89,22 @@ export class Irqchip implements IrqArch {
     return !resample || this.mode === "kernel";
   }
 
-  /** arch/x86/kvm/irq_comm.c:kvm_set_routing_entry (6.1). The slave's pins count from 8 on. */
-  checkRoute(route: Route): number {
-    switch (route.type) {
+  /** arch/x86/kvm/irq_comm.c:kvm_set_routing_entry (6.1) */
+  checkRoute(type: number, first: number, second: number): number {
+    switch (type) {
       case KVM_IRQ_ROUTING_IRQCHIP:
         if (this.mode === "split") return -EINVAL;
-        switch (route.irqchip) {
+        switch (first) {
           case KVM_IRQCHIP_PIC_MASTER:
           case KVM_IRQCHIP_PIC_SLAVE:
-            if (route.pin >= PIC_PINS) return -EINVAL;
-            if (route.irqchip === KVM_IRQCHIP_PIC_SLAVE) route.pin += PIC_PINS;
-            return 0;
+            return second >= PIC_PINS ? -EINVAL : 0;
           case KVM_IRQCHIP_IOAPIC:
-            return route.pin >= IOAPIC_NUM_PINS ? -EINVAL : 0;
+            return second >= IOAPIC_NUM_PINS ? -EINVAL : 0;
           default:
             return -EINVAL;
         }
       case KVM_IRQ_ROUTING_MSI:
-        return this.#invalidMsi(route.addressHi) ? -EINVAL : 0;
+        return this.#invalidMsi(second) ? -EINVAL : 0;
       default:
         return -EINVAL;
     }
@@ -124,7 +115,8 @@ export class Irqchip implements IrqArch {
       return level ? this.sendMsi(route.addressLo, route.addressHi, route.data) : -1;
     if (route.irqchip === KVM_IRQCHIP_IOAPIC)
       return this.setIoapicPin(route.pin, sourceId, level, lineStatus);
-    const result = this.pic!.setIrq(route.pin, level, sourceId);
+    const input = route.irqchip === KVM_IRQCHIP_PIC_SLAVE ? PIC_PINS + route.pin : route.pin;
+    const result = this.pic!.setIrq(input, level, sourceId);
     this.picChanged();
     return result;
   }
@@ -178,7 +170,10 @@ export class Irqchip implements IrqArch {
   picChanged(): void {
     const pic = this.pic!;
     for (let irq = pic.takeAck(); irq >= 0; irq = pic.takeAck())
-      this.vm.routing.notifyAcked(irq < PIC_PINS ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE, irq);
+      this.vm.routing.notifyAcked(
+        irq < PIC_PINS ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE,
+        irq % PIC_PINS,
+      );
     pic.finish();
     if (!pic.takeWakeup()) return;
     for (const lapic of this.bus.lapics)
@@ -266,7 +261,7 @@ function createIrqchip(file: VmFile): number {
     return table;
   }
   defaultTable = table;
-  file.vm.routing.install(table);
+  file.vm.routing.share(table);
   return 0;
 }
 
