@@ -15,6 +15,7 @@ import type { Cpu } from "../../hardware/x86/cpu.ts";
 import { CR0, CR0_PG, CR8, RAX } from "../../hardware/x86/state.ts";
 import { PROT_READ, PROT_WRITE } from "../../kernel/address-space.ts";
 import { sendIoapicEoi } from "./guest-interrupts.ts";
+import { refusalOf, refusedToGuest } from "./guest-msrs.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
 import { EFER_LME } from "./registers.ts";
 import type { X86Vcpu } from "./vcpu.ts";
@@ -230,28 +231,37 @@ export class GuestBus implements Bus {
   readMsr(index: number): bigint | undefined | typeof MSR_EXIT {
     const vcpu = this.#vcpu;
     if (vcpu.vm.msrFilter?.allows(index, KVM_MSR_FILTER_READ) === false)
-      return this.#askUser(KVM_MSR_EXIT_REASON_FILTER) ? MSR_EXIT : undefined;
+      return this.#refusedRead(KVM_MSR_EXIT_REASON_FILTER);
     const { lapic } = vcpu;
     if (lapic !== undefined && index >= X2APIC_FIRST && index <= X2APIC_LAST)
       return (lapic.readMsr(index, this.#now) & LAPIC_FAULT) !== 0
-        ? undefined
+        ? this.#refusedRead(KVM_MSR_EXIT_REASON_INVAL)
         : (BigInt(lapic.valueHi >>> 0) << 32n) | BigInt(lapic.valueLo >>> 0);
     storeRegisters(this.cpu.state, vcpu);
-    const value = vcpu.msrs.get(index);
-    if (value === undefined && this.#askUser(KVM_MSR_EXIT_REASON_INVAL)) return MSR_EXIT;
-    return value;
+    const refused = refusedToGuest(vcpu, index, false);
+    if (refused !== 0) return this.#refusedRead(refused);
+    return vcpu.msrs.get(index) ?? this.#refusedRead(refusalOf(index));
+  }
+
+  /** User space is asked for the value, or the guest gets #GP. */
+  #refusedRead(reason: number): undefined | typeof MSR_EXIT {
+    return this.#askUser(reason) ? MSR_EXIT : undefined;
+  }
+
+  #refusedWrite(reason: number): number | typeof MSR_EXIT {
+    return this.#askUser(reason) ? MSR_EXIT : MSR_FAULT;
   }
 
   writeMsr(index: number, value: bigint): number | typeof MSR_EXIT {
     const vcpu = this.#vcpu;
     if (vcpu.vm.msrFilter?.allows(index, KVM_MSR_FILTER_WRITE) === false)
-      return this.#askUser(KVM_MSR_EXIT_REASON_FILTER) ? MSR_EXIT : MSR_FAULT;
+      return this.#refusedWrite(KVM_MSR_EXIT_REASON_FILTER);
     const lo = Number(value & 0xffff_ffffn);
     const hi = Number(value >> 32n);
     const { lapic, lapicClock } = vcpu;
     if (lapic !== undefined && index >= X2APIC_FIRST && index <= X2APIC_LAST) {
       const answer = lapic.writeMsr(index, lo, hi, this.#now);
-      if ((answer & LAPIC_FAULT) !== 0) return MSR_FAULT;
+      if ((answer & LAPIC_FAULT) !== 0) return this.#refusedWrite(KVM_MSR_EXIT_REASON_INVAL);
       this.#lapicDid(answer);
       return 0;
     }
@@ -261,8 +271,9 @@ export class GuestBus implements Bus {
       return 0;
     }
     storeRegisters(this.cpu.state, vcpu);
-    if (!this.#setMsr(index, value, lo, hi))
-      return this.#askUser(KVM_MSR_EXIT_REASON_INVAL) ? MSR_EXIT : MSR_FAULT;
+    const refused = refusedToGuest(vcpu, index, true);
+    if (refused !== 0) return this.#refusedWrite(refused);
+    if (!this.#setMsr(index, value, lo, hi)) return this.#refusedWrite(refusalOf(index));
     loadRegisters(this.cpu.state, vcpu);
     this.cpu.memory.flush();
     return 0;

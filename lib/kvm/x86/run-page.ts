@@ -95,7 +95,7 @@ export class RunPage {
     bytes.fill(0, UNION, UNION + 8);
     store32(bytes, UNION + 8, reason);
     store32(bytes, UNION + 12, index);
-    if (write) store64(bytes, MSR_DATA, value);
+    store64(bytes, MSR_DATA, write ? value : 0);
   }
 
   ioapicEoi(vector: number): void {
