@@ -52,8 +52,18 @@ export interface X86Behaviour {
   readonly miscEnableUnchecked: boolean;
   /** a guest reads the host's TSC: no offset, and writing it changes nothing */
   readonly hostTscShown: boolean;
-  /** after reset CS, SS and TR have the types that AMD's control block starts with: not accessed, a 16-bit TSS */
-  readonly svmResetSegments: boolean;
+  /** the VM flag of RFLAGS is dropped */
+  readonly virtual8086Dropped: boolean;
+  /** segments are what AMD's control block keeps of them, and starts with: CS and SS not accessed, a 16-bit TSS */
+  readonly svmSegments: boolean;
+  /** after STI or MOV SS the processor has one flag for both */
+  readonly svmInterruptShadow: boolean;
+  /** EFER of KVM_SET_SREGS is compared with what host and guest have */
+  readonly sregsCheckEfer: boolean;
+  /** a vCPU whose CPUID was never set has no features; before, it has all that the host has */
+  readonly guestCapsFromCreation: boolean;
+  /** MSR_KVM_ASYNC_PF_EN that fails for want of memory is not kept */
+  readonly asyncPfCheckedFirst: boolean;
 }
 
 /** What differs between releases and flavours in this floor; the machine floor fills it in from its table. */

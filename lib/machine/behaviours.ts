@@ -80,10 +80,41 @@ export const behaviourTable: readonly Row[] = [
       "live 6.18 takes MWAIT without SSE3 and its quirk; live 6.1, 6.12 and 7.2 (svm): arch/x86/kvm/x86.c:kvm_set_msr_common, kvm_vcpu_reset (6.1)",
   },
   {
-    behaviour: "svmResetSegments",
+    behaviour: "virtual8086Dropped",
+    since: "6.18",
+    flavour: "pvm",
+    source: "traces: x86_64-kvm-6.18-more/regs, -svm-7.2/regs keeps it",
+  },
+  {
+    behaviour: "svmSegments",
     since: "6.1",
     flavour: "svm",
-    source: "arch/x86/kvm/svm/svm.c:init_vmcb (6.1); trace: x86_64-vfio-7.2/H_resample-intel",
+    source:
+      "arch/x86/kvm/svm/svm.c:init_vmcb, svm_set_segment (6.1); traces: x86_64-vfio-7.2/H_resample-intel, x86_64-svm-6.1/sregs",
+  },
+  {
+    behaviour: "svmInterruptShadow",
+    since: "6.1",
+    flavour: "svm",
+    source: "arch/x86/kvm/svm/svm.c:svm_get_interrupt_shadow (6.1); traces: x86_64-svm-6.1/events",
+  },
+  {
+    behaviour: "sregsCheckEfer",
+    since: "7.2",
+    source:
+      "arch/x86/kvm/regs.c:kvm_is_valid_sregs; traces: x86_64-svm-6.12/sregs 0, -7.2 EINVAL; the releases between are not recorded",
+  },
+  {
+    behaviour: "guestCapsFromCreation",
+    since: "6.14",
+    source:
+      "arch/x86/kvm/cpuid.c:kvm_vcpu_after_set_cpuid; traces: x86_64-svm-6.12/sregs 0, -7.2 EINVAL; the releases between are not recorded",
+  },
+  {
+    behaviour: "asyncPfCheckedFirst",
+    since: "7.2",
+    source:
+      "arch/x86/kvm/x86.c:kvm_pv_enable_async_pf; traces: x86_64-svm-6.12/msr_memory keeps 9, -7.2 does not; the releases between are not recorded",
   },
   {
     behaviour: "vfioContainerBadFd",

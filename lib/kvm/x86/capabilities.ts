@@ -211,6 +211,7 @@ export function tellApics(vm: X86Vm): void {
   settings.mmioHole = (disabledQuirks & KVM_X86_QUIRK_LAPIC_MMIO_HOLE) === 0;
   settings.busCycleNs = apicBusCycleNs;
   settings.broadcastsEveryEoi = broadcastsEveryEoi;
+  settings.smm = vm.hasSmm;
 }
 
 /** What KVM_CHECK_EXTENSION(KVM_CAP_X2APIC_API) answers: bit 2 needs a split irqchip. */

@@ -73,6 +73,9 @@ export class Cpuid {
   /** the bits that follow the vCPU's state are to be worked out anew */
   stale = false;
 
+  /** KVM_SET_CPUID, KVM_SET_CPUID2 was called, perhaps with no entry */
+  isSet = false;
+
   get count(): number {
     return this.#entries.length / ENTRY;
   }

@@ -7,10 +7,12 @@
  * (smm, pending, smm_inside_nmi, latched_init), triple_fault @28, reserved, exception_has_payload @55,
  * exception_payload u64 @56.
  *
- * Missing: system management mode; this kernel is built without it.
+ * Where KVM has system management mode (KVM_CAP_X86_SMM) its state is kept; a pvm kernel is built without it.
+ *
+ * Missing: running a guest in system management mode.
  */
 import { EEXIST, EFAULT, EINVAL, ENOTTY, ENXIO } from "../../abi/errno.ts";
-import { KVM_INTERRUPT } from "../../abi/kvm.ts";
+import { KVM_INTERRUPT, KVM_MP_STATE_INIT_RECEIVED } from "../../abi/kvm.ts";
 import {
   KVM_GET_VCPU_EVENTS,
   KVM_NMI,
@@ -32,6 +34,8 @@ import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
+/** KVM_X86_SHADOW_INT_MOV_SS and KVM_X86_SHADOW_INT_STI */
+const BLOCKED_BY_BOTH = 3;
 const NMI_VECTOR = 2;
 const MACHINE_CHECK = 18;
 /** #BP and #OF: software exceptions are not shown, the instruction is executed again */
@@ -69,6 +73,8 @@ export class Events {
   /** blocking by STI or MOV SS, KVM_X86_SHADOW_INT_* */
   shadow = 0;
   readonly nmi = { injected: false, pending: 0, masked: false };
+  /** system management mode: on; an SMI came, and was seen; NMIs were masked when it was entered */
+  readonly smi = { smm: false, requested: false, pending: false, insideNmi: false };
   tripleFault = false;
   /** an external interrupt of user space, for a split irqchip */
   pendingExternalVector = -1;
@@ -108,6 +114,7 @@ export class Events {
     this.shadow = 0;
     this.nmi.injected = this.nmi.masked = false;
     this.nmi.pending = 0;
+    this.smi.smm = this.smi.pending = this.smi.insideNmi = false;
   }
 
   get exceptionWaits(): boolean {
@@ -126,15 +133,30 @@ function takeNmis({ lapic, events }: X86Vcpu): void {
   if (lapic !== undefined) lapic.nmiQueued = 0;
 }
 
+/** An SMI that came as a message or by KVM_SMI waits until the vCPU looks. */
+function takeSmi({ lapic, events }: X86Vcpu): void {
+  if (lapic?.smiPending !== true && !events.smi.requested) return;
+  if (lapic !== undefined) lapic.smiPending = false;
+  events.smi.requested = false;
+  events.smi.pending = true;
+}
+
+/** Blocking by STI and by MOV SS as the processor holds it: AMD's has one flag for both. */
+function keptShadow(vcpu: X86Vcpu, shadow: number): number {
+  if (!vcpu.vcpu.vm.host.behaviour.svmInterruptShadow) return shadow;
+  return shadow === 0 ? 0 : BLOCKED_BY_BOTH;
+}
+
 const of = (file: VcpuFile): X86Vcpu => file.vcpu.arch as X86Vcpu;
 const flag = (value: boolean): number => (value ? 1 : 0);
 
-const getEvents = answering(KvmVcpuEvents.size, (file: VcpuFile, bytes, at) => {
-  const vcpu = of(file);
+/** Writes `struct kvm_vcpu_events`. */
+export function storeEvents(vcpu: X86Vcpu, bytes: Uint8Array, at: number): void {
   const { events } = vcpu;
   const { settings } = vcpu.vm;
   const { exception, interrupt, nmi } = events;
   takeNmis(vcpu);
+  takeSmi(vcpu);
   bytes.fill(0, at, at + KvmVcpuEvents.size);
   if (!isSoft(exception.vector)) {
     const injected = exception.injected || (exception.pending && !settings.exceptionPayload);
@@ -155,6 +177,9 @@ const getEvents = answering(KvmVcpuEvents.size, (file: VcpuFile, bytes, at) => {
   bytes[at + NMI + 1] = nmi.pending;
   bytes[at + NMI + 2] = flag(nmi.masked);
 
+  bytes[at + SMI] = flag(events.smi.smm);
+  bytes[at + SMI + 1] = flag(events.smi.pending);
+  bytes[at + SMI + 2] = flag(events.smi.insideNmi);
   bytes[at + SMI + 3] = flag(((vcpu.lapic?.pendingEvents ?? 0) & EVENT_INIT) !== 0);
 
   let flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
@@ -164,18 +189,19 @@ const getEvents = answering(KvmVcpuEvents.size, (file: VcpuFile, bytes, at) => {
     flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
   }
   store32(bytes, at + FLAGS, flags);
-});
+}
+
+const getEvents = answering(KvmVcpuEvents.size, (file: VcpuFile, bytes, at) =>
+  storeEvents(of(file), bytes, at),
+);
 
 /**
- * EFAULT; EINVAL for unknown flags, for a payload that was not enabled, for an exception that is none. Two errors come
+ * KVM_SET_VCPU_EVENTS: EINVAL for unknown flags, for a payload that was not enabled, for an exception that is none. Two errors come
  * after the rest was taken: SMM state, which this kernel lacks, and a triple fault event that was not enabled.
  */
-function setEvents(file: VcpuFile, user: Argument): number {
-  if (!user.readable(KvmVcpuEvents.size)) return -EFAULT;
-  const vcpu = of(file);
+export function loadEvents(vcpu: X86Vcpu, bytes: Uint8Array, at: number): number {
   const { events } = vcpu;
   const { settings } = vcpu.vm;
-  const { bytes, at } = user;
   const flags = load32(bytes, at + FLAGS);
   if ((flags & ~ALWAYS_KNOWN) !== 0) return -EINVAL;
   let injected = bytes[at + EXCEPTION] !== 0;
@@ -187,6 +213,7 @@ function setEvents(file: VcpuFile, user: Argument): number {
     if (pending) injected = false;
     hasPayload = pending && bytes[at + HAS_PAYLOAD] !== 0;
   }
+  if ((flags & KVM_VCPUEVENT_VALID_SMM) !== 0 && !startsLater(vcpu, bytes, at + SMI)) return -EINVAL;
   const vector = bytes[at + EXCEPTION + 1];
   if ((injected || pending) && (vector > 31 || vector === NMI_VECTOR)) return -EINVAL;
 
@@ -203,7 +230,7 @@ function setEvents(file: VcpuFile, user: Argument): number {
   interrupt.injected = bytes[at + INTERRUPT] !== 0;
   interrupt.nr = bytes[at + INTERRUPT + 1];
   interrupt.soft = bytes[at + INTERRUPT + 2] !== 0;
-  if ((flags & KVM_VCPUEVENT_VALID_SHADOW) !== 0) events.shadow = bytes[at + INTERRUPT + 3];
+  if ((flags & KVM_VCPUEVENT_VALID_SHADOW) !== 0) events.shadow = keptShadow(vcpu, bytes[at + INTERRUPT + 3]);
 
   nmi.injected = bytes[at + NMI] !== 0;
   nmi.masked = bytes[at + NMI + 2] !== 0;
@@ -215,7 +242,8 @@ function setEvents(file: VcpuFile, user: Argument): number {
   if ((flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR) !== 0 && vcpu.lapic !== undefined)
     vcpu.lapic.sipiVector = load32(bytes, at + SIPI);
   if ((flags & KVM_VCPUEVENT_VALID_SMM) !== 0) {
-    if (bytes[at + SMI] !== 0 || bytes[at + SMI + 1] !== 0 || bytes[at + SMI + 2] !== 0) return -EINVAL;
+    if (vcpu.vm.hasSmm) takeSmmState(events, bytes, at + SMI);
+    else if (bytes[at + SMI] !== 0 || bytes[at + SMI + 1] !== 0 || bytes[at + SMI + 2] !== 0) return -EINVAL;
     if (vcpu.lapic !== undefined) {
       const latched = bytes[at + SMI + 3] !== 0;
       vcpu.lapic.pendingEvents = (vcpu.lapic.pendingEvents & ~EVENT_INIT) | (latched ? EVENT_INIT : 0);
@@ -226,6 +254,33 @@ function setEvents(file: VcpuFile, user: Argument): number {
     events.tripleFault = bytes[at + TRIPLE_FAULT] !== 0;
   }
   return 0;
+}
+
+/** Leaving system management mode forgets whether it was entered inside an NMI. */
+function takeSmmState({ smi }: Events, bytes: Uint8Array, at: number): void {
+  if (bytes[at] !== flag(smi.smm)) {
+    smi.smm = bytes[at] !== 0;
+    if (!smi.smm) smi.insideNmi = false;
+  }
+  smi.pending = bytes[at + 1] !== 0;
+  if (smi.smm) smi.insideNmi = bytes[at + 2] !== 0;
+}
+
+/** An INIT is kept back in system management mode: a vCPU that has had one, and waits for its start, is not in it. */
+const startsLater = (vcpu: X86Vcpu, bytes: Uint8Array, at: number): boolean =>
+  (bytes[at] === 0 && bytes[at + 1] === 0) || vcpu.mpState !== KVM_MP_STATE_INIT_RECEIVED;
+
+/** ENOTTY where this KVM has no system management mode. */
+function smiNow(file: VcpuFile): number {
+  const vcpu = of(file);
+  if (!vcpu.vm.hasSmm) return -ENOTTY;
+  vcpu.events.smi.requested = true;
+  return 0;
+}
+
+function setEvents(file: VcpuFile, user: Argument): number {
+  if (!user.readable(KvmVcpuEvents.size)) return -EFAULT;
+  return loadEvents(of(file), user.bytes, user.at);
 }
 
 /**
@@ -258,6 +313,6 @@ export const eventIoctls: readonly Entry<VcpuFile>[] = [
       return 0;
     },
   ],
-  [KVM_SMI, () => -ENOTTY],
+  [KVM_SMI, smiNow],
   [KVM_INTERRUPT, interrupt],
 ];

@@ -35,6 +35,8 @@ const STATUS_UNCORRECTED = 1n << 61n;
 /** PCC, S, AR: the processor's context is lost, an exception was signalled, action is required */
 const STATUS_ACTION = (1n << 57n) | (1n << 56n) | (1n << 55n);
 const ALL = 0xffff_ffff_ffff_ffffn;
+/** AMD: the count of banks and MCG_CTL_P (arch/x86/kvm/svm/svm.c:svm_setup_mce, 6.1) */
+const SVM_MCG_CAP = 0x1ffn;
 const CR4_MCE = 1 << 6;
 
 const CTL = 0;
@@ -69,12 +71,15 @@ export class MachineCheck {
     return (this.mcgCap & MCG_CMCI_P) !== 0n;
   }
 
-  /** MCG_CAP of the guest: −EINVAL for no bank, too many, or a bit that the host does not support. */
-  setup(mcgCap: bigint, supported: bigint): number {
+  /**
+   * MCG_CAP of the guest: −EINVAL for no bank, too many, or a bit that the host does not support. `kept`: what the guest's
+   * processor has of it.
+   */
+  setup(mcgCap: bigint, supported: bigint, kept = ALL): number {
     const count = Number(mcgCap & BANK_COUNT);
     if (count === 0 || count > MAX_BANKS) return -EINVAL;
     if ((mcgCap & ~(supported | ALWAYS_ALLOWED)) !== 0n) return -EINVAL;
-    this.mcgCap = mcgCap;
+    this.mcgCap = mcgCap & kept;
     if (this.hasControl) this.mcgCtl = ALL;
     for (let bank = 0; bank < count; bank++) {
       this.banks[bank * 4 + CTL] = ALL;
@@ -93,8 +98,9 @@ const getMceCap = answering(8, (file: KvmSystem, bytes, at) => {
 
 function setupMce(file: VcpuFile, user: Argument): number {
   if (!user.readable(8)) return -EFAULT;
-  const supported = supportedCap(file.vcpu.vm.host.facts.mceCap);
-  return of(file).mce.setup(load64(user.bytes, user.at), supported);
+  const { facts, flavour } = file.vcpu.vm.host;
+  const kept = flavour === "svm" ? SVM_MCG_CAP : ALL;
+  return of(file).mce.setup(load64(user.bytes, user.at), supportedCap(facts.mceCap), kept);
 }
 
 /** An uncorrected error that asks for no action is only logged (arch/x86/kvm/x86.c:is_ucna, 6.1). */

@@ -21,10 +21,17 @@ import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
-/** INIT and startup IPIs that came as messages take effect: an INIT first, then a startup of a vCPU that waits for it. */
+/**
+ * INIT and startup IPIs that came as messages take effect: an INIT first, then a startup of a vCPU that waits for it. In
+ * system management mode an INIT waits, and a startup is lost.
+ */
 export function acceptEvents(vcpu: X86Vcpu): void {
   const { lapic } = vcpu;
   if (lapic === undefined || lapic.pendingEvents === 0) return;
+  if (vcpu.events.smi.smm) {
+    lapic.pendingEvents &= ~EVENT_SIPI;
+    return;
+  }
   const events = lapic.pendingEvents;
   lapic.pendingEvents = 0;
   if ((events & EVENT_INIT) !== 0) {
@@ -54,6 +61,9 @@ const withLapic: readonly number[] = [
   KVM_MP_STATE_AP_RESET_HOLD,
 ];
 
+/** what an INIT leads to, which waits in system management mode */
+const startStates: readonly number[] = [KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_SIPI_RECEIVED];
+
 /** EFAULT; EINVAL for a state that is none on x86, and for any but RUNNABLE without an in-kernel local APIC. */
 function setMpState(file: VcpuFile, user: Argument): number {
   if (!user.readable(4)) return -EFAULT;
@@ -62,6 +72,7 @@ function setMpState(file: VcpuFile, user: Argument): number {
   if (vcpu.lapic === undefined) {
     if (state !== KVM_MP_STATE_RUNNABLE) return -EINVAL;
   } else if (!withLapic.includes(state)) return -EINVAL;
+  else if (startStates.includes(state) && (vcpu.events.smi.smm || vcpu.events.smi.pending)) return -EINVAL;
   else if (state === KVM_MP_STATE_SIPI_RECEIVED) {
     vcpu.mpState = KVM_MP_STATE_INIT_RECEIVED;
     vcpu.lapic.pendingEvents |= EVENT_SIPI;

@@ -1,15 +1,16 @@
 /**
  * What user space may read and write of each MSR of a vCPU, and its value after creation. The rows are what Linux 6.18
  * of flavour pvm answered to every index of 0…0x1fff, 0x4b564d00…, 0xc0000000… and 0xc0010000…, with and without CPUID
- * and an in-kernel local APIC; where mainline (arch/x86/kvm/x86.c:kvm_set_msr_common, 6.18) is known to be stricter, the
- * row says so.
+ * and an in-kernel local APIC; then what mainline answers differently (arch/x86/kvm/x86.c:kvm_set_msr_common), and AMD's
+ * module (arch/x86/kvm/svm/svm.c:svm_set_msr): 6.1, 6.12 and 7.2 were asked.
  *
- * Missing: the MSRs of nested virtualisation, Hyper-V and the PMU beyond the few that this kernel knows.
+ * Missing: Intel's module (VMX, its LBR and PMU MSRs); the MSRs of Hyper-V.
  */
 import { KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT } from "../../abi/kvm-x86.ts";
 import { LAPIC_FAULT, LAPIC_SEND_IPI } from "../../hardware/lapic.ts";
 import { hostTsc, hostTscKhz } from "./clock.ts";
-import { EFER_LMA, EFER_LME, EFER_NX, EFER_SCE } from "./registers.ts";
+import { hostHas, hostVirtualBits } from "./host-cpuid.ts";
+import { EFER_LMA, supportedEfer } from "./registers.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 import { writeWallClock } from "./wall-clock.ts";
 
@@ -21,9 +22,6 @@ export interface MsrRule {
 type Accept = (value: bigint, vcpu: X86Vcpu) => boolean;
 
 const ALL = 0xffff_ffff_ffff_ffffn;
-/** bits of a linear address on the recorded host */
-const VIRTUAL_BITS = 57;
-
 const any: Accept = () => true;
 const low = (bits: number): Accept => {
   const limit = 1n << BigInt(bits);
@@ -33,8 +31,9 @@ const without =
   (refused: bigint): Accept =>
   (value) =>
     (value & refused) === 0n;
-const signExtended = (value: bigint): bigint => BigInt.asUintN(64, BigInt.asIntN(VIRTUAL_BITS, value));
-const canonical: Accept = (value) => signExtended(value) === value;
+const signExtended = (value: bigint, { vcpu }: X86Vcpu): bigint =>
+  BigInt.asUintN(64, BigInt.asIntN(hostVirtualBits(vcpu.vm.host), value));
+const canonical: Accept = (value, vcpu) => signExtended(value, vcpu) === value;
 
 /** Keeps what is written. */
 const stored = (reset = 0n, accept: Accept = any): MsrRule => ({
@@ -52,6 +51,7 @@ const ignored = (value = 0n): MsrRule => ({ read: () => value, write: () => true
 /** Reads as 0, and takes nothing else. */
 const zero: MsrRule = { read: () => 0n, write: (_vcpu, _index, value) => value === 0n };
 const writeOnly: MsrRule = { read: () => undefined, write: () => true };
+const absent: MsrRule = { read: () => undefined, write: () => false };
 
 /** UC, WC, WT, WP, WB */
 const isMemoryType = (type: number): boolean => type === 0 || type === 1 || (type >= 4 && type <= 6);
@@ -103,7 +103,7 @@ const feature = (index: number): MsrRule => {
 const efer: MsrRule = {
   read: (vcpu) => vcpu.registers.sregs.efer,
   write(vcpu, _index, value) {
-    if ((value & ~BigInt(EFER_SCE | EFER_LME | EFER_LMA | EFER_NX)) !== 0n) return false;
+    if ((value & ~BigInt(supportedEfer(vcpu.vcpu.vm.host))) !== 0n) return false;
     const { sregs } = vcpu.registers;
     const wanted = Number(value);
     sregs.eferLo = (wanted & ~EFER_LMA) | (sregs.eferLo & EFER_LMA);
@@ -215,16 +215,17 @@ const systemTime: MsrRule = {
   },
 };
 /**
- * MSR_KVM_ASYNC_PF_EN: enabled (bit 0) by interrupt (bit 3) needs 64 bytes of guest memory. A value that fails for want
- * of it is kept.
+ * MSR_KVM_ASYNC_PF_EN: enabled (bit 0) by interrupt (bit 3) needs 64 bytes of guest memory. Before 7.2, a value that
+ * fails for want of it is kept.
  */
 const asyncPfEnable: MsrRule = {
   read: (vcpu, index) => vcpu.msrs.values.get(index) ?? 0n,
   write(vcpu, index, value) {
     if (!hasLapic(vcpu)) return value === 0n;
     if ((value & 0x30n) !== 0n) return false;
-    vcpu.msrs.values.set(index, value);
-    return (value & 9n) !== 9n || hasMemory(vcpu, value & ~0x3fn, 64);
+    const usable = (value & 9n) !== 9n || hasMemory(vcpu, value & ~0x3fn, 64);
+    if (usable || !vcpu.vcpu.vm.host.behaviour.asyncPfCheckedFirst) vcpu.msrs.values.set(index, value);
+    return usable;
   },
 };
 /** MSR_KVM_PV_EOI_EN: enabled (bit 0) needs guest memory. */
@@ -279,7 +280,50 @@ const hwcr: MsrRule = {
 const sysenter: MsrRule = {
   read: (vcpu, index) => vcpu.msrs.values.get(index) ?? 0n,
   write(vcpu, index, value) {
-    vcpu.msrs.values.set(index, signExtended(value));
+    vcpu.msrs.values.set(index, signExtended(value, vcpu));
+    return true;
+  },
+};
+/** AMD has 32 bits of them; the others are kept for a guest whose processor is Intel's. */
+const svmSysenter: MsrRule = {
+  read: (vcpu, index) => {
+    const value = vcpu.msrs.values.get(index) ?? 0n;
+    return vcpu.cpuid.isIntelCompatible ? value : value & 0xffff_ffffn;
+  },
+  write(vcpu, index, value) {
+    const kept = signExtended(value, vcpu);
+    vcpu.msrs.values.set(index, vcpu.cpuid.isIntelCompatible ? kept : kept & 0xffff_ffffn);
+    return true;
+  },
+};
+/** The base of system management mode, where KVM has that. */
+const smbase: MsrRule = whereCpuid(({ vm }) => vm.hasSmm, stored(0x3_0000n), absent);
+
+/** PRED_CMD, FLUSH_CMD: a command that the host's processor knows, or none. */
+const predCmd: MsrRule = {
+  read: () => undefined,
+  write: ({ vcpu }, _index, value) => value === 0n || (value === 1n && hostHas(vcpu.vm.host, "ibpb")),
+};
+const flushCmd: MsrRule = {
+  read: () => undefined,
+  write: ({ vcpu }, _index, value) => value <= 1n && hostHas(vcpu.vm.host, "flushL1d"),
+};
+const PLATFORM_INFO = 0xce;
+/** the guest may make CPUID fault: bit 0, which bit 31 of PLATFORM_INFO allows */
+const CPUID_FAULT = 1n << 31n;
+const cpuidFault: Accept = (value, vcpu) =>
+  value === 0n || (value === 1n && ((vcpu.msrs.get(PLATFORM_INFO) ?? 0n) & CPUID_FAULT) !== 0n);
+
+/** PAT: eight memory types, and 7 stands for UC−. */
+const pat: Accept = (value) =>
+  [0, 1, 2, 3, 4, 5, 6, 7].every((byte) => isMemoryType(byteOf(value, byte)) || byteOf(value, byte) === 7);
+const PAT_RESET = 0x0007_0406_0007_0406n;
+const SSBD = 1n << 2n;
+/** Keeps the address of a page. */
+const page: MsrRule = {
+  read: (vcpu, index) => vcpu.msrs.values.get(index) ?? 0n,
+  write(vcpu, index, value) {
+    vcpu.msrs.values.set(index, value & ~0xfffn);
     return true;
   },
 };
@@ -304,19 +348,20 @@ const rows: readonly Row[] = [
   [0x34, 0x34, stored()],                                      // SMI_COUNT
   [0x3a, 0x3a, zero],                          // FEAT_CTL
   [0x3b, 0x3b, { read: stored().read, write: whereCpuid(({ cpuid }) => cpuid.hasTscAdjust, stored(), ignored()).write }],
-  [0x48, 0x48, ignored()],                                     // SPEC_CTRL
-  [0x49, 0x49, writeOnly],                                     // PRED_CMD
+  [0x48, 0x48, stored()],                                      // SPEC_CTRL; the host's processor has a word, too
+  [0x49, 0x49, predCmd],
   [0x79, 0x79, writeOnly],                                     // UCODE_WRITE
   [0x8b, 0x8b, stored()],                                      // UCODE_REV
+  [0x9e, 0x9e, smbase],
   [0xc1, 0xc2, ignored()],                                     // PERFCTR
   [0xcd, 0xcd, constant(3n)],                                  // FSB_FREQ
   [0xce, 0xce, feature(0xce)],                                 // PLATFORM_INFO
   [0xfe, 0xfe, constant(0x508n)],                              // MTRRcap
   [0x10a, 0x10a, whereCpuid(({ cpuid }) => cpuid.hasArchCapabilities, feature(0x10a), zero)],
-  [0x10b, 0x10b, writeOnly],                                   // FLUSH_CMD
+  [0x10b, 0x10b, flushCmd],
   [0x11e, 0x11e, ignored(0xbe70_2111n)],                       // BBL_CR_CTL3
   [0x122, 0x122, ignored()],                                   // TSX_CTRL
-  [0x140, 0x140, stored()],                                    // MISC_FEATURES_ENABLES; mainline takes bit 0 only
+  [0x140, 0x140, stored(0n, cpuidFault)],                      // MISC_FEATURES_ENABLES
   [0x174, 0x174, stored()],                                    // SYSENTER_CS
   [0x175, 0x176, sysenter],
   [0x179, 0x179, mcgCap],
@@ -333,7 +378,7 @@ const rows: readonly Row[] = [
   [0x250, 0x250, stored(0n, mtrrFixed)],
   [0x258, 0x259, stored(0n, mtrrFixed)],
   [0x268, 0x26f, stored(0n, mtrrFixed)],
-  [0x277, 0x277, stored(0x0007_0406_0007_0406n)],              // PAT; mainline refuses unknown memory types
+  [0x277, 0x277, stored(PAT_RESET, pat)],
   [0x280, 0x29f, bankCtl2],
   [0x2ff, 0x2ff, stored(0n, mtrrDefault)],
   [0x345, 0x345, zero],                        // PERF_CAPABILITIES
@@ -354,10 +399,6 @@ const rows: readonly Row[] = [
   [0x4b56_4d05, 0x4b56_4d05, whereOffered(12, stored(1n, without(~1n & ALL)))],  // KVM_POLL_CONTROL
   [0x4b56_4d06, 0x4b56_4d06, whereOffered(14, whereCpuid(hasLapic, stored(0n, low(8)), constant()))], // KVM_ASYNC_PF_INT
   [0x4b56_4d07, 0x4b56_4d07, whereOffered(4, ignored())],                       // KVM_ASYNC_PF_ACK
-  [0x4b56_4d10, 0x4b56_4d10, constant(0x400n)],                // pvm's own, read only
-  [0x4b56_4d11, 0x4b56_4d11, constant(0x4d_5650n)],            // "PVM"
-  [0x4b56_4d12, 0x4b56_4d12, constant(0x1ffn)],
-  [0x4b56_4d13, 0x4b56_4d13, { read: ({ vcpu }) => BigInt(hostTscKhz(vcpu.vm.host)), write: () => false }],
   [0xc000_0080, 0xc000_0080, efer],
   [0xc000_0081, 0xc000_0081, stored()],                        // STAR
   [0xc000_0082, 0xc000_0083, stored(0n, canonical)],           // LSTAR, CSTAR
@@ -383,15 +424,53 @@ const rows: readonly Row[] = [
   [0xc001_102c, 0xc001_102c, ignored()],
 ];
 
+/** pvm: the host's processor is asked, or nobody. */
+// biome-ignore format: a table
+const pvmRows: readonly Row[] = [
+  [0x48, 0x48, ignored()],
+  [0x49, 0x49, writeOnly],
+  [0x10b, 0x10b, writeOnly],
+  [0x140, 0x140, stored()],
+  [0x277, 0x277, stored(PAT_RESET)],
+  [0x4b56_4d10, 0x4b56_4d10, constant(0x400n)],                // pvm's own, read only
+  [0x4b56_4d11, 0x4b56_4d11, constant(0x4d_5650n)],            // "PVM"
+  [0x4b56_4d12, 0x4b56_4d12, constant(0x1ffn)],
+  [0x4b56_4d13, 0x4b56_4d13, { read: ({ vcpu }) => BigInt(hostTscKhz(vcpu.vm.host)), write: () => false }],
+];
+
+/** AMD's module. */
+// biome-ignore format: a table
+const svmRows: readonly Row[] = [
+  [0x8b, 0x8b, stored(0x100_0065n)],
+  [0x122, 0x122, absent],
+  [0x175, 0x176, svmSysenter],
+  [0xc001_0117, 0xc001_0117, page],
+  [0xc001_011f, 0xc001_011f, stored(0n, without(ALL & ~SSBD))],
+];
+
 /** The variable MTRRs: base and mask in turn. */
 const variableMtrrs: readonly Row[] = Array.from({ length: 16 }, (_, i) => {
   const index = 0x200 + i;
   return [index, index, stored(0n, i % 2 === 0 ? mtrrBase : mtrrMask)];
 });
 
-const byIndex = new Map<number, MsrRule>();
-for (const [first, last, rule] of [...rows, ...variableMtrrs])
-  for (let index = first; index <= last; index++) byIndex.set(index, rule);
+const flavourRows: Readonly<Record<string, readonly Row[]>> = { pvm: pvmRows, svm: svmRows };
 
-/** The rule of an MSR; undefined for one that this kernel does not know. */
-export const msrRule = (index: number): MsrRule | undefined => byIndex.get(index);
+/** By the number of the MSR. */
+export type MsrRules = ReadonlyMap<number, MsrRule>;
+
+const known = new Map<string, MsrRules>();
+
+/** The MSRs that KVM of a flavour knows. */
+export function msrRules(flavour: string): MsrRules {
+  let rules = known.get(flavour);
+  if (rules === undefined) known.set(flavour, (rules = collected(flavour)));
+  return rules;
+}
+
+function collected(flavour: string): MsrRules {
+  const rules = new Map<number, MsrRule>();
+  for (const [first, last, rule] of [...rows, ...variableMtrrs, ...(flavourRows[flavour] ?? [])])
+    for (let index = first; index <= last; index++) rules.set(index, rule);
+  return rules;
+}

@@ -23,7 +23,7 @@ import { copyOut } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { KvmSystem } from "../system.ts";
 import type { VcpuFile } from "../vcpu.ts";
-import { msrRule } from "./msr-rules.ts";
+import { type MsrRules, msrRules } from "./msr-rules.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 /** MAX_IO_MSRS */
@@ -41,9 +41,11 @@ export class Msrs {
   kvmclockOn = false;
   miscEnable: bigint;
   readonly #vcpu: X86Vcpu;
+  readonly #rules: MsrRules;
 
   constructor(vcpu: X86Vcpu) {
     this.#vcpu = vcpu;
+    this.#rules = msrRules(vcpu.vcpu.vm.host.flavour ?? "");
     this.miscEnable = vcpu.vcpu.vm.host.behaviour.miscEnableUnchecked ? 1n : 0x1800n;
   }
 
@@ -55,12 +57,12 @@ export class Msrs {
 
   /** As user space reads it: undefined for one that is not there. */
   get(index: number): bigint | undefined {
-    return msrRule(index)?.read(this.#vcpu, index);
+    return this.#rules.get(index)?.read(this.#vcpu, index);
   }
 
   /** As user space writes it: false for a refusal. */
   set(index: number, value: bigint): boolean {
-    return msrRule(index)?.write(this.#vcpu, index, value) ?? false;
+    return this.#rules.get(index)?.write(this.#vcpu, index, value) ?? false;
   }
 }
 

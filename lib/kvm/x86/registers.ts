@@ -6,7 +6,8 @@
  * `struct kvm_regs`, 144 bytes; `struct kvm_sregs`, 312; `struct kvm_sregs2`, 320: the same up to apic_base at 272, then
  * flags u64 and four PDPTRs where kvm_sregs has the bitmap of pending interrupts.
  *
- * Any bit of EFER is taken. Under pvm paging without long mode is dropped, and CR4 does not depend on CPUID (recorded).
+ * Before 7.2, any bit of EFER is taken here. Under pvm paging without long mode is dropped, and CR4 does not depend on
+ * CPUID (recorded). Of a segment, AMD's control block keeps the bits that a processor has (svm-segments.ts).
  */
 import { EFAULT, EINVAL } from "../../abi/errno.ts";
 import {
@@ -26,8 +27,12 @@ import { load32, store32, store64 } from "../../abi/struct.ts";
 import type { Argument } from "../../kernel/argument.ts";
 import { answering } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
+import type { KvmHost } from "../host.ts";
 import type { VcpuFile } from "../vcpu.ts";
-import { ANY_INDEX, EAX, EBX, ECX } from "./cpuid.ts";
+import { ANY_INDEX, EAX, EBX, ECX, EDX } from "./cpuid.ts";
+import { hostFeature, hostHas } from "./host-cpuid.ts";
+import { loadPdptrs } from "./pdptrs.ts";
+import { keepSvmSegments, svmResetSegments } from "./svm-segments.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 export const CR0_PE = 1;
@@ -40,6 +45,9 @@ export const EFER_SCE = 1;
 export const EFER_LME = 1 << 8;
 export const EFER_LMA = 1 << 10;
 export const EFER_NX = 1 << 11;
+const EFER_SVME = 1 << 12;
+const EFER_FFXSR = 1 << 14;
+const EFER_AUTOIBRS = 1 << 21;
 const RFLAGS_FIXED = 2;
 /** hidden while a debugger steps through the guest */
 const RFLAGS_TF = 1 << 8;
@@ -69,10 +77,32 @@ const cr4Features = [
   { bit: 1 << 22, leaf: 7, register: ECX, feature: 1 << 3 },   // PKE
 ];
 
+// biome-ignore format: a table
+const eferFeatures = [
+  { bit: EFER_LME | EFER_LMA, leaf: 0x8000_0001, register: EDX, feature: 1 << 29 },
+  { bit: EFER_NX, leaf: 0x8000_0001, register: EDX, feature: 1 << 20 },
+  { bit: EFER_SVME, leaf: 0x8000_0001, register: ECX, feature: 1 << 2 },
+  { bit: EFER_FFXSR, leaf: 0x8000_0001, register: EDX, feature: 1 << 25 },
+  { bit: EFER_AUTOIBRS, leaf: 0x8000_0021, register: EAX, feature: 1 << 8 },
+];
+
+/** Bits of EFER that KVM of this host knows: AMD's module adds its own. */
+export function supportedEfer(host: KvmHost): number {
+  const common = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX;
+  if (host.flavour !== "svm") return common;
+  return (
+    common |
+    (hostHas(host, "svm") ? EFER_SVME : 0) |
+    (hostHas(host, "fxsrOpt") ? EFER_FFXSR : 0) |
+    (hostHas(host, "automaticIbrs") ? EFER_AUTOIBRS : 0)
+  );
+}
+
 /** kvm_sregs and kvm_sregs2 agree up to here */
 const COMMON = KvmSregs.offsetOf.interrupt_bitmap;
 const { cr0, cr2, cr3, cr4, cr8, efer, apic_base: apicBase } = KvmSregs.offsetOf;
 const { gdt, idt } = KvmSregs.offsetOf;
+const PDPTRS = KvmSregs2.offsetOf.pdptrs;
 const RIP = KvmRegs.offsetOf.rip;
 const RFLAGS = KvmRegs.offsetOf.rflags;
 const CS_L = KvmSregs.offsetOf.cs + 19;
@@ -102,13 +132,7 @@ const resetSregs = KvmSregs.encode({
   cr0: 0x6000_0010,
   apic_base: 0xfee0_0800,
 });
-/** The same where AMD's control block is filled in: nothing is accessed yet. */
-const svmResetSregs = KvmSregs.encode({
-  ...KvmSregs.decode(resetSregs),
-  cs: segment(0xf000, 0xffff_0000, 10, 1),
-  ss: segment(0, 0, 2, 1),
-  tr: segment(0, 0, 3, 0),
-});
+const svmResetSregs = KvmSregs.encode({ ...KvmSregs.decode(resetSregs), ...svmResetSegments });
 const resetRegs = KvmRegs.encode({ rdx: 0x600, rip: 0xfff0, rflags: RFLAGS_FIXED });
 
 export class Registers {
@@ -119,13 +143,15 @@ export class Registers {
   readonly regs = KvmRegs.at(this.regsBytes);
   readonly sregs: ReturnType<typeof KvmSregs.at>;
   readonly #resetSregs: Uint8Array;
+  /** the page directory pointers of paging with PAE outside long mode */
+  pdptrs: Uint8Array | undefined;
   /** CR8 where no local APIC holds it */
   #cr8 = 0;
   readonly #vcpu: X86Vcpu;
 
   constructor(vcpu: X86Vcpu) {
     this.#vcpu = vcpu;
-    this.#resetSregs = vcpu.vcpu.vm.host.behaviour.svmResetSegments ? svmResetSregs : resetSregs;
+    this.#resetSregs = vcpu.vcpu.vm.host.behaviour.svmSegments ? svmResetSregs : resetSregs;
     this.sregsBytes = copyOf(this.#resetSregs);
     this.sregs = KvmSregs.at(this.sregsBytes);
     if (vcpu.isBootCpu) this.sregs.apic_baseLo |= APIC_BASE_BSP;
@@ -151,11 +177,12 @@ export class Registers {
     this.regs.rip = 0n;
   }
 
-  /** Writes general registers: bit 1 of RFLAGS is always set, VM never. Exceptions that wait are gone. */
+  /** Writes general registers: bit 1 of RFLAGS is always set, VM never under pvm. Exceptions that wait are gone. */
   setRegs(bytes: Uint8Array, at: number): void {
     this.regsBytes.set(bytes.subarray(at, at + KvmRegs.size));
     const rflags = load32(this.regsBytes, RFLAGS);
-    store32(this.regsBytes, RFLAGS, (rflags | RFLAGS_FIXED) & ~RFLAGS_VM);
+    const dropped = this.#vcpu.vcpu.vm.host.behaviour.virtual8086Dropped ? RFLAGS_VM : 0;
+    store32(this.regsBytes, RFLAGS, (rflags | RFLAGS_FIXED) & ~dropped);
   }
 
   clearTrapFlag(): void {
@@ -176,6 +203,10 @@ export class Registers {
   }
   get isLongMode(): boolean {
     return (load32(this.sregsBytes, efer) & EFER_LMA) !== 0;
+  }
+  /** Paging with PAE outside long mode. */
+  get isPae(): boolean {
+    return this.isPaging && !this.isLongMode && (this.cr4Lo & CR4_PAE) !== 0;
   }
   get isProtected(): boolean {
     return (load32(this.sregsBytes, cr0) & CR0_PE) !== 0;
@@ -207,13 +238,30 @@ export class Registers {
     return hi >>> 0 < 2 ** Math.max(bits - 32, 0) && (bits >= 32 || lo >>> 0 < 2 ** bits);
   }
 
-  /** Bits that CR4 may hold (arch/x86/kvm/x86.h:__cr4_reserved_bits, 6.18). */
+  /**
+   * Bits that CR4 may hold: those of features that the host and the guest have (arch/x86/kvm/x86.h:__cr4_reserved_bits,
+   * 6.18). Before 6.14, a vCPU whose CPUID was never set has all that the host has.
+   */
   #allowedCr4(): number {
-    if (this.#vcpu.vcpu.vm.host.behaviour.cr4IgnoresCpuid) return CR4_PVM;
+    const { host } = this.#vcpu.vcpu.vm;
+    if (host.behaviour.cr4IgnoresCpuid) return CR4_PVM;
     const { cpuid } = this.#vcpu;
+    const guestAsked = host.behaviour.guestCapsFromCreation || cpuid.isSet;
     let allowed = CR4_ALWAYS;
     for (const { bit, leaf, register, feature } of cr4Features)
-      if ((cpuid.register(leaf, 0, register) & feature) !== 0) allowed |= bit;
+      if (
+        hostFeature(host, leaf, register, feature) &&
+        (!guestAsked || (cpuid.register(leaf, 0, register) & feature) !== 0)
+      )
+        allowed |= bit;
+    return allowed;
+  }
+
+  /** Bits that EFER may hold: a vCPU whose CPUID lacks long mode has no long mode. */
+  #allowedEfer(): number {
+    let allowed = supportedEfer(this.#vcpu.vcpu.vm.host);
+    for (const { bit, leaf, register, feature } of eferFeatures)
+      if ((this.#vcpu.cpuid.register(leaf, ANY_INDEX, register) & feature) === 0) allowed &= ~bit;
     return allowed;
   }
 
@@ -228,12 +276,15 @@ export class Registers {
     } else if ((word(efer) & EFER_LMA) !== 0 || bytes[at + CS_L] !== 0) return false;
     if ((word(cr4) & ~this.#allowedCr4()) !== 0 || word(cr4 + 4) !== 0) return false;
     if (word(cr0 + 4) !== 0) return false;
+    if (this.#vcpu.vcpu.vm.host.behaviour.sregsCheckEfer)
+      if ((word(efer) & ~this.#allowedEfer()) !== 0 || word(efer + 4) !== 0) return false;
     if ((newCr0 & CR0_NW) !== 0 && (newCr0 & CR0_CD) === 0) return false;
     return (newCr0 & CR0_PG) === 0 || (newCr0 & CR0_PE) !== 0;
   }
 
   /** The part that kvm_sregs and kvm_sregs2 share: 0, or −EINVAL with nothing changed. */
   setCommon(bytes: Uint8Array, at: number): number {
+    const { behaviour } = this.#vcpu.vcpu.vm.host;
     if (!this.#isValid(bytes, at)) return -EINVAL;
     if (!this.setApicBase(load32(bytes, at + apicBase), load32(bytes, at + apicBase + 4))) return -EINVAL;
     const into = this.sregsBytes;
@@ -241,7 +292,8 @@ export class Registers {
     into.fill(0, gdt + 10, gdt + 16);
     into.fill(0, idt + 10, idt + 16);
     if (load32(bytes, at + cr8) <= 15 && load32(bytes, at + cr8 + 4) === 0) this.cr8 = bytes[at + cr8];
-    if (!this.isLongMode && this.isPaging && this.#vcpu.vcpu.vm.host.behaviour.pagingOnlyInLongMode) {
+    if (behaviour.svmSegments) keepSvmSegments(into);
+    if (!this.isLongMode && this.isPaging && behaviour.pagingOnlyInLongMode) {
       store32(into, cr0, load32(into, cr0) & ~CR0_PG);
       this.#vcpu.events.tripleFault = true;
     }
@@ -304,6 +356,7 @@ function setSregs(file: VcpuFile, user: Argument): number {
   const { registers, events } = of(file);
   const failed = registers.setCommon(user.bytes, user.at);
   if (failed < 0) return failed;
+  if (registers.isPae) loadPdptrs(of(file));
   for (let vector = 0; vector < 256; vector++) {
     if (((user.bytes[user.at + COMMON + (vector >>> 3)] >>> (vector & 7)) & 1) === 0) continue;
     events.queueInterrupt(vector);
@@ -313,8 +366,12 @@ function setSregs(file: VcpuFile, user: Argument): number {
 }
 
 const getSregs2 = answering(KvmSregs2.size, (file: VcpuFile, bytes, at) => {
-  of(file).registers.copyCommon(bytes, at);
+  const { registers } = of(file);
+  registers.copyCommon(bytes, at);
   bytes.fill(0, at + COMMON, at + KvmSregs2.size);
+  if (!registers.isPae) return;
+  store32(bytes, at + COMMON, KVM_SREGS2_FLAGS_PDPTRS_VALID);
+  if (registers.pdptrs !== undefined) bytes.set(registers.pdptrs, at + PDPTRS);
 });
 
 /** EFAULT; EINVAL for unknown flags, and for PDPTRs where paging with PAE outside long mode is not on. */
@@ -326,7 +383,12 @@ function setSregs2(file: VcpuFile, user: Argument): number {
   const paging = (given.cr0Lo & CR0_PG) !== 0;
   const pae = paging && (given.cr4Lo & CR4_PAE) !== 0 && (given.eferLo & EFER_LMA) === 0;
   if (withPdptrs && !pae) return -EINVAL;
-  return of(file).registers.setCommon(user.bytes, user.at);
+  const { registers } = of(file);
+  const failed = registers.setCommon(user.bytes, user.at);
+  if (failed < 0) return failed;
+  if (withPdptrs) registers.pdptrs = user.bytes.slice(user.at + PDPTRS, user.at + KvmSregs2.size);
+  else if (registers.isPae) loadPdptrs(of(file));
+  return 0;
 }
 
 export const registerIoctls: readonly Entry<VcpuFile>[] = [

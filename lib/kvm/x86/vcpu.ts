@@ -95,6 +95,7 @@ export class X86Vcpu implements VcpuArch {
     const failed = this.cpuid.set(entries, this.vm.vm.host.facts.nativeCpuid);
     if (failed < 0) return failed;
     const { cpuid } = this;
+    cpuid.isSet = true;
     cpuid.stale = true;
     cpuid.shown(this);
     const told = {
@@ -121,7 +122,6 @@ export class X86Vcpu implements VcpuArch {
     if (lapic !== undefined) {
       lapic.reset(true);
       lapic.nmiQueued = 0;
-      lapic.smiPending = false;
       this.lapicClock!.follow();
     }
     this.events.reset();

@@ -5,6 +5,7 @@ import {
   KVM_CAP_MAX_VCPU_ID,
   KVM_CAP_MAX_VCPUS,
   KVM_CAP_X2APIC_API,
+  KVM_CAP_X86_SMM,
 } from "../../abi/kvm.ts";
 import type { VmArch } from "../arch.ts";
 import type { IrqArch } from "../irq-routing.ts";
@@ -74,6 +75,11 @@ export class X86Vm implements VmArch {
   checkExtension(capability: number): number {
     if (capability === KVM_CAP_X2APIC_API) return this.x2apicApiFlags;
     return this.vm.host.vmCapabilities.get(capability) ?? 0;
+  }
+
+  /** this KVM has system management mode */
+  get hasSmm(): boolean {
+    return this.vm.host.vmCapabilities.has(KVM_CAP_X86_SMM);
   }
 
   /** KVM_X2APIC_API_* that may be enabled now */
