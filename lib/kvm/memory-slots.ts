@@ -48,6 +48,9 @@ export interface MemorySlot {
 /** Binds a guest memfd to so many pages: how to undo it, or −errno. */
 export type BindMemfd = (pages: number) => (() => void) | number;
 
+/** A slot of 32 bits and a page below 2^31 in one number; slots have few address spaces. */
+const keyOf = (slot: number, page: number): number => slot * 2 ** 31 + page;
+
 export class MemorySlots {
   readonly #vm: Vm;
   /** by id, per address space; no Map, see IrqFds */
@@ -107,6 +110,22 @@ export class MemorySlots {
       if (slot === undefined || (slot.flags & KVM_MEM_READONLY) !== 0) return false;
     }
     return true;
+  }
+
+  /** pages that a guest has written since their entries in a dirty ring were given back, by slot and page */
+  #written = new Set<number>();
+
+  /** Whether a page is written for the first time, as dirty rings see it. */
+  writtenFirst(slot: MemorySlot, page: number): boolean {
+    const key = keyOf((slot.addressSpace << 16) | slot.id, page);
+    if (this.#written.has(key)) return false;
+    this.#written.add(key);
+    return true;
+  }
+
+  /** The next write to a page is its first again. `slot`: the address space in the upper half. */
+  protect(slot: number, page: number): void {
+    this.#written.delete(keyOf(slot, page));
   }
 
   /** Marks a guest frame dirty, where its slot keeps a log. */
@@ -205,6 +224,7 @@ export class MemorySlots {
     if (old !== undefined) sorted.splice(placeOf(sorted, old.baseFrame), 1);
     if (slot !== undefined) sorted.splice(placeOf(sorted, slot.baseFrame), 0, slot);
     this.#slots[addressSpace][id] = slot;
+    this.#written.clear();
     this.generation++;
   }
 

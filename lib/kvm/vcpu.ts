@@ -10,7 +10,8 @@ import type { Argument } from "../kernel/argument.ts";
 import { File, O_RDWR } from "../kernel/file.ts";
 import type { Process } from "../kernel/process.ts";
 import type { KvmArch, VcpuArch } from "./arch.ts";
-import { type Entry, type Table, table } from "./dispatch.ts";
+import { DirtyRing } from "./dirty-ring.ts";
+import { type Entry, handlerOf, type Table, table } from "./dispatch.ts";
 import { checkAnnouncedIrqchip } from "./irqchip-type.ts";
 import type { Vm } from "./vm.ts";
 
@@ -25,7 +26,7 @@ export class Vcpu {
   index = 0;
   arch: VcpuArch | undefined;
   #pages: Uint8Array | undefined;
-  #dirtyRing: Uint8Array | undefined;
+  #dirtyRing: DirtyRing | undefined;
 
   constructor(vm: Vm, id: number) {
     this.vm = vm;
@@ -50,18 +51,21 @@ export class Vcpu {
     return this.#pages;
   }
 
-  get dirtyRing(): Uint8Array {
-    this.#dirtyRing ??= new Uint8Array(this.vm.dirtyRingSize);
+  /** Only where the VM has dirty rings. */
+  get dirtyRing(): DirtyRing {
+    this.#dirtyRing ??= new DirtyRing(this.vm.dirtyRingSize);
     return this.#dirtyRing;
   }
 }
 
 export class VcpuFile extends File {
   readonly vcpu: Vcpu;
+  readonly #handlers: Table<VcpuFile>;
 
   constructor(vcpu: Vcpu) {
     super(vcpu.vm.kernel, O_RDWR);
     this.vcpu = vcpu;
+    this.#handlers = vcpuIoctls(vcpu.vm.host.arch);
     vcpu.vm.get();
   }
 
@@ -73,7 +77,7 @@ export class VcpuFile extends File {
     const vm = this.vcpu.vm;
     if (vm.mm !== process.mm || vm.dead) return -EIO;
     if (((request >>> 8) & 0xff) !== KVMIO) return -EINVAL;
-    const handler = vcpuIoctls(vm.host.arch).get(request);
+    const handler = handlerOf(this.#handlers, request);
     return handler === undefined ? -EINVAL : handler(this, user, process);
   }
 
@@ -86,7 +90,7 @@ export class VcpuFile extends File {
     const pages = this.vcpu.pages;
     if (offset + length <= pages.length) return { bytes: pages.subarray(offset, offset + length) };
     if (inRing(offset) && offset + length <= ringStart + vm.dirtyRingSize)
-      return { bytes: this.vcpu.dirtyRing.subarray(offset - ringStart, offset - ringStart + length) };
+      return { bytes: this.vcpu.dirtyRing.bytes.subarray(offset - ringStart, offset - ringStart + length) };
     return { device: beyond(pages, offset) };
   }
 

@@ -24,6 +24,8 @@ import type { VmArch } from "./arch.ts";
 import { type AssignedDevice, freeAssignedDevices } from "./assigned-device.ts";
 import type { CoalescedZone } from "./coalesced-mmio.ts";
 import type { KvmDevice } from "./device.ts";
+import { DIRTY_RING_ENTRY, DIRTY_RING_RESERVED } from "./dirty-ring.ts";
+import { handlerOf, type Table } from "./dispatch.ts";
 import type { KvmHost } from "./host.ts";
 import { IoBus } from "./io-bus.ts";
 import type { Bus, IoEventFd } from "./ioeventfd.ts";
@@ -35,9 +37,6 @@ import { vmIoctls } from "./vm-ioctls.ts";
 
 /** KVM_CAP_MULTI_ADDRESS_SPACE */
 const MULTI_ADDRESS_SPACE = 118;
-const DIRTY_RING_ENTRY = 16;
-/** how many entries a dirty ring keeps free (KVM_DIRTY_RING_RSVD_ENTRIES, 6.1) and the CPU's part of it */
-const DIRTY_RING_RESERVED = 64;
 
 export class Vm {
   readonly host: KvmHost;
@@ -188,16 +187,18 @@ export class Vm {
 export class VmFile extends File {
   readonly name = "anon_inode:kvm-vm";
   readonly vm: Vm;
+  readonly #handlers: Table<VmFile>;
 
   constructor(vm: Vm) {
     super(vm.kernel, O_RDWR);
     this.vm = vm.get();
+    this.#handlers = vmIoctls(vm.host.arch);
   }
 
   override ioctl(process: Process, request: number, user: Argument): number {
     const vm = this.vm;
     if (vm.mm !== process.mm || vm.dead) return -EIO;
-    const handler = vmIoctls(vm.host.arch).get(request);
+    const handler = handlerOf(this.#handlers, request);
     return handler === undefined ? vm.host.arch.unknownVmIoctl : handler(this, user, process);
   }
 

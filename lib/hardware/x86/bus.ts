@@ -7,6 +7,8 @@ export interface Bus {
   /** the bytes of the frame that `page` found, and where it starts in them */
   bytes: Uint8Array;
   at: number;
+  /** every write to the frame that `page` found is to be told by `page`: it is not remembered */
+  eachWrite: boolean;
   /**
    * Looks up a frame (an address divided by 4096): true with `bytes` and `at` set. `forWriting` marks it dirty.
    * False: no memory is there, or, for writing, only memory that cannot be written.

@@ -327,7 +327,7 @@ export class Memory {
         for (let i = 0; i < part; i++) this.bus.bytes[to + i] = this.data[done + i];
         // what a table says counts at once, as where KVM shadows it
         if (this.#tables.has(Math.floor(physical / 4096))) this.flush();
-        else this.#remember(WRITE, at, user);
+        else if (!this.bus.eachWrite) this.#remember(WRITE, at, user);
       } else this.#writeDevice(physical, part, done);
       done += part;
     }

@@ -4,7 +4,12 @@
  * virt/kvm/kvm_main.c:kvm_io_bus_write, 6.1).
  */
 import { EOPNOTSUPP } from "../../abi/errno.ts";
-import { KVM_MEM_READONLY, KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL } from "../../abi/kvm.ts";
+import {
+  KVM_MEM_LOG_DIRTY_PAGES,
+  KVM_MEM_READONLY,
+  KVM_MSR_EXIT_REASON_FILTER,
+  KVM_MSR_EXIT_REASON_INVAL,
+} from "../../abi/kvm.ts";
 import { KVM_IRQCHIP_IOAPIC, KVM_MSR_FILTER_READ, KVM_MSR_FILTER_WRITE } from "../../abi/kvm-x86.ts";
 import { load32 } from "../../abi/struct.ts";
 import { LINE_PENDING, MASK_CHANGED } from "../../hardware/ioapic.ts";
@@ -14,6 +19,7 @@ import { type Bus, MSR_EXIT, MSR_FAULT } from "../../hardware/x86/bus.ts";
 import type { Cpu } from "../../hardware/x86/cpu.ts";
 import { CR0, CR0_PG, CR8, RAX } from "../../hardware/x86/state.ts";
 import { PROT_READ, PROT_WRITE } from "../../kernel/address-space.ts";
+import type { MemorySlot } from "../memory-slots.ts";
 import { sendIoapicEoi } from "./guest-interrupts.ts";
 import { refusalOf, refusedToGuest } from "./guest-msrs.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
@@ -37,6 +43,7 @@ const HYPERCALL_FORBIDDEN = -1n;
 export class GuestBus implements Bus {
   bytes: Uint8Array = new Uint8Array(0);
   at = 0;
+  eachWrite = false;
   readonly #vcpu: X86Vcpu;
   /** the processor behind this bus, for MSRs that are registers of it */
   cpu!: Cpu;
@@ -67,8 +74,21 @@ export class GuestBus implements Bus {
     }
     this.bytes = vm.mm.bytes;
     this.at = vm.mm.at;
-    if (forWriting && slot.dirty !== undefined) vm.slots.markDirty(frame);
+    this.eachWrite = false;
+    if (forWriting && (slot.flags & KVM_MEM_LOG_DIRTY_PAGES) !== 0) this.#log(slot, frame);
     return true;
+  }
+
+  /** A page is about to be written: it goes into the bitmap of its slot, or into the ring of this vCPU. */
+  #log(slot: MemorySlot, frame: number): void {
+    const { vcpu } = this.#vcpu;
+    const { vm } = vcpu;
+    if (slot.dirty !== undefined) vm.slots.markDirty(frame);
+    if (vm.dirtyRingSize === 0) return;
+    this.eachWrite = vm.host.behaviour.kernelCodeEmulated;
+    const page = frame - slot.baseFrame;
+    if (!this.eachWrite && !vm.slots.writtenFirst(slot, page)) return;
+    vcpu.dirtyRing.push((slot.addressSpace << 16) | slot.id, page);
   }
 
   // ---- memory-mapped devices -------------------------------------------------------------------------------------

@@ -341,28 +341,33 @@ function setRegs(file: VcpuFile, user: Argument): number {
   return 0;
 }
 
-const getSregs = answering(KvmSregs.size, (file: VcpuFile, bytes, at) => {
-  const { registers, events } = of(file);
+/** Writes `struct kvm_sregs`. */
+export function storeSregs({ registers, events }: X86Vcpu, bytes: Uint8Array, at: number): void {
   registers.copyCommon(bytes, at);
   const bitmap = at + COMMON;
   bytes.fill(0, bitmap, bitmap + 32);
   if (events.interrupt.injected && !events.interrupt.soft)
     bytes[bitmap + (events.interrupt.nr >>> 3)] |= 1 << (events.interrupt.nr & 7);
-});
+}
 
-/** EFAULT, EINVAL. The lowest vector of the bitmap becomes the injected interrupt; an empty bitmap changes nothing. */
-function setSregs(file: VcpuFile, user: Argument): number {
-  if (!user.readable(KvmSregs.size)) return -EFAULT;
-  const { registers, events } = of(file);
-  const failed = registers.setCommon(user.bytes, user.at);
+const getSregs = answering(KvmSregs.size, (file: VcpuFile, bytes, at) => storeSregs(of(file), bytes, at));
+
+/** Takes `struct kvm_sregs`, or EINVAL. The lowest vector of the bitmap becomes the injected interrupt; an empty bitmap changes nothing. */
+export function loadSregs(vcpu: X86Vcpu, bytes: Uint8Array, at: number): number {
+  const { registers, events } = vcpu;
+  const failed = registers.setCommon(bytes, at);
   if (failed < 0) return failed;
-  if (registers.isPae) loadPdptrs(of(file));
+  if (registers.isPae) loadPdptrs(vcpu);
   for (let vector = 0; vector < 256; vector++) {
-    if (((user.bytes[user.at + COMMON + (vector >>> 3)] >>> (vector & 7)) & 1) === 0) continue;
+    if (((bytes[at + COMMON + (vector >>> 3)] >>> (vector & 7)) & 1) === 0) continue;
     events.queueInterrupt(vector);
     break;
   }
   return 0;
+}
+
+function setSregs(file: VcpuFile, user: Argument): number {
+  return user.readable(KvmSregs.size) ? loadSregs(of(file), user.bytes, user.at) : -EFAULT;
 }
 
 const getSregs2 = answering(KvmSregs2.size, (file: VcpuFile, bytes, at) => {

@@ -10,11 +10,12 @@
  * answers −EINTR where nothing can ever wake it. A guest that runs on and on answers −EINTR after so many instructions as
  * `guestPolicy` allows, as if a signal had come.
  *
- * Missing: KVM_SET_SIGNAL_MASK (no signals here), SMM, dirty rings, asynchronous page faults. A step into the handler of
+ * Missing: KVM_SET_SIGNAL_MASK (no signals here), SMM, asynchronous page faults. A step into the handler of
  * an exception stops after its first instruction, as where KVM's emulator runs the guest; a processor runs on to IRET.
  */
 import { EAGAIN, EFAULT, EINTR, EINVAL } from "../../abi/errno.ts";
 import {
+  KVM_EXIT_DIRTY_RING_FULL,
   KVM_EXIT_HLT,
   KVM_EXIT_INTR,
   KVM_EXIT_IRQ_WINDOW_OPEN,
@@ -65,7 +66,7 @@ import {
   RunPage,
   VALID_REGS,
 } from "./run-page.ts";
-import { readSyncRegs, writeSyncRegs } from "./sync-regs.ts";
+import { readSyncRegs, unknownRegisters, writeSyncRegs } from "./sync-regs.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 /** How long a guest may run in one call, and whether time passes meanwhile. */
@@ -108,7 +109,6 @@ const INTERCEPTED = new Set([
 ]);
 /** what pvm tells of its exit in the data of an internal error (recorded) */
 const PVM_EXIT_INFO = 0x1000;
-const SYNC_FIELDS = 7;
 const QUIRK_OUT_7E = 1 << 3;
 
 /** What the next entry has to finish. */
@@ -164,7 +164,7 @@ export class Runner {
     const { bytes } = page;
     bytes[FLAGS] = bytes[FLAGS + 1] = 0;
     if (vcpu.mpState === KVM_MP_STATE_UNINITIALIZED) return this.#save(this.#waitForStart());
-    if (((load32(bytes, VALID_REGS) | load32(bytes, DIRTY_REGS)) & ~SYNC_FIELDS) !== 0)
+    if (unknownRegisters(bytes, VALID_REGS) || unknownRegisters(bytes, DIRTY_REGS))
       return this.#save(-EINVAL);
     if (load32(bytes, DIRTY_REGS) !== 0) {
       const failed = readSyncRegs(vcpu, bytes);
@@ -187,7 +187,6 @@ export class Runner {
     storeRegisters(this.cpu.state, vcpu);
     vcpu.registers.sregs.cr8Lo = this.cpu.bus.readCr8();
     if (vcpu.lapic === undefined) vcpu.registers.cr8 = this.cpu.bus.readCr8();
-    if (load32(bytes, VALID_REGS) !== 0) writeSyncRegs(vcpu, bytes);
     return this.#save(result);
   }
 
@@ -196,6 +195,7 @@ export class Runner {
     const vcpu = this.#vcpu;
     const { bytes } = this.#page;
     const { registers, lapic } = vcpu;
+    if (load32(bytes, VALID_REGS) !== 0) writeSyncRegs(vcpu, bytes);
     bytes[IF_FLAG] = (load32(registers.regsBytes, 17 * 8) & IF) !== 0 ? 1 : 0;
     store64(bytes, CR8, registers.cr8);
     store32(bytes, APIC_BASE, lapic?.baseLo ?? registers.apicBaseLo);
@@ -339,6 +339,10 @@ export class Runner {
       this.#page.exitReason = KVM_EXIT_SHUTDOWN;
       return 0;
     }
+    if (this.#ringFull) {
+      this.#page.exitReason = KVM_EXIT_DIRTY_RING_FULL;
+      return 0;
+    }
     this.#takeNmis();
     if (vcpu.pendingIoapicEoi >= 0) {
       this.#page.ioapicEoi(vcpu.pendingIoapicEoi);
@@ -357,6 +361,12 @@ export class Runner {
     }
     if (!this.#inject()) return events.tripleFault ? 1 : 0;
     return this.#execute();
+  }
+
+  /** The vCPU's ring of dirty pages has to be collected first. */
+  get #ringFull(): boolean {
+    const { vcpu } = this.#vcpu;
+    return vcpu.vm.dirtyRingSize !== 0 && vcpu.dirtyRing.full;
   }
 
   /** How many instructions run before the next look at events. */
@@ -403,7 +413,7 @@ export class Runner {
         if (result >= 0) return result;
       }
       if (!this.#emulated && (lapic?.eventRequested === true || kernel.work.pending !== 0)) return GO_ON;
-      if (vcpu.pendingIoapicEoi >= 0 && !this.#emulated) return GO_ON;
+      if (!this.#emulated && (vcpu.pendingIoapicEoi >= 0 || this.#ringFull)) return GO_ON;
     }
     return GO_ON;
   }

@@ -20,6 +20,7 @@ export const CODE = 0x1000;
 export const TABLES = 0x20000;
 
 export class TestBus implements Bus {
+  readonly eachWrite = false;
   readonly memory = new Uint8Array(SIZE);
   bytes: Uint8Array = this.memory;
   at = 0;
