@@ -2,81 +2,39 @@
  * A host for one test, and what must not be left behind on it: open descriptors, deferred work, interrupts that nobody
  * looked at. An interrupt is accounted for once the guest has taken it or the test has expected it (`toHaveDelivered`).
  *
- * Missing: interrupts of other architectures than x86 are not watched.
+ * Missing: the interrupts of an MPIC, and of a vCPU whose controller is the VMM's.
  */
 import { KVM_CREATE_VCPU } from "../abi/kvm.ts";
-import type { Lapic } from "../hardware/lapic.ts";
 import type { Process } from "../kernel/process.ts";
+import { Arm64Vcpu } from "../kvm/arm64/vcpu.ts";
+import type { PpcController } from "../kvm/ppc/controller.ts";
+import { PpcVcpu } from "../kvm/ppc/vcpu.ts";
+import { KvmXics } from "../kvm/ppc/xics.ts";
+import { XicsOnXive } from "../kvm/ppc/xics-on-xive.ts";
+import { XiveNative } from "../kvm/ppc/xive.ts";
 import { VcpuFile } from "../kvm/vcpu.ts";
 import { X86Vcpu } from "../kvm/x86/vcpu.ts";
 import { Machine, type MachineOptions } from "../machine/machine.ts";
 import type { Profile } from "../machine/profile.ts";
-
-/** Delivery modes that carry a vector: fixed and lowest priority. */
-const VECTOR_MODES = new Set([0x000, 0x100]);
-const APIC_IRR = 0x200;
+import { WatchedGicCpu } from "./watch-gic.ts";
+import { WatchedLapic } from "./watch-lapic.ts";
+import { WatchedXics, WatchedXive } from "./watch-power.ts";
+import type { WatchedVcpu } from "./watched.ts";
 
 export type Leftover = "descriptors" | "work" | "interrupts";
-
-/** What the local APIC of one vCPU was given. */
-export class WatchedVcpu {
-  readonly id: number;
-  readonly #lapic: Lapic;
-  readonly #delivered = new Map<number, number>();
-  readonly #discarded = new Map<number, number>();
-  /** deliveries that the test knew of, by vector */
-  readonly #expected = new Map<number, number>();
-
-  constructor(id: number, lapic: Lapic) {
-    this.id = id;
-    this.#lapic = lapic;
-    const accept = lapic.acceptIrq.bind(lapic);
-    lapic.acceptIrq = (mode, vector, level, trigger, destMap) => {
-      const taken = accept(mode, vector, level, trigger, destMap);
-      const asserted = trigger === 0 || level !== 0;
-      if (VECTOR_MODES.has(mode) && asserted) add(taken === 0 ? this.#discarded : this.#delivered, vector);
-      return taken;
-    };
-  }
-
-  /** How often a vector was delivered, coalesced ones included. */
-  delivered(vector: number): number {
-    return this.#delivered.get(vector) ?? 0;
-  }
-
-  /** The test knows of all deliveries of a vector up to now. */
-  expected(vector: number): void {
-    this.#expected.set(vector, this.delivered(vector));
-  }
-
-  /** Every vector that was delivered, and how often. */
-  get vectors(): ReadonlyMap<number, number> {
-    return this.#delivered;
-  }
-
-  /** What is wrong, in words. */
-  *problems(): Generator<string> {
-    for (const [vector, times] of this.#delivered)
-      if (this.#waits(vector) && times > (this.#expected.get(vector) ?? 0))
-        yield `vCPU ${this.id}: vector ${hex(vector)} waits, and neither did the guest take it nor the test expect it`;
-    for (const [vector, times] of this.#discarded)
-      yield `vCPU ${this.id}: vector ${hex(vector)} was sent ${count(times)} to a local APIC that is off, and lost`;
-  }
-
-  #waits(vector: number): boolean {
-    const word = this.#lapic.regs[(APIC_IRR >> 2) + 4 * (vector >> 5)];
-    return (word & (1 << (vector & 31))) !== 0;
-  }
-}
 
 export class TestHost {
   readonly machine: Machine;
   readonly #processes: Process[] = [];
   /** what a new process has open: standard input, output and error */
   #standard: ReadonlySet<number> = new Set();
-  /** every vCPU in the order of creation */
+  /** every vCPU whose interrupts are counted, in the order in which it got its controller */
   readonly vcpus: WatchedVcpu[] = [];
-  readonly #byFile = new WeakMap<VcpuFile, WatchedVcpu>();
+  /** by the architecture's part of the vCPU */
+  readonly #watched = new WeakMap<object, WatchedVcpu>();
+  readonly #controllers = new WeakSet<PpcController>();
+  /** vCPUs, counted or not */
+  #created = 0;
   readonly #ignored = new Set<Leftover>();
 
   constructor(profile?: Profile, options?: MachineOptions) {
@@ -90,13 +48,20 @@ export class TestHost {
     return this.#watch(process);
   }
 
-  /** The vCPU behind a descriptor. */
+  /** The vCPU behind a descriptor. Throws where it is none, or has no controller whose interrupts are counted. */
   vcpu(process: Process, fd: number): WatchedVcpu {
     const file = process.fds.get(fd);
-    const found = file instanceof VcpuFile ? this.#byFile.get(file) : undefined;
-    if (found === undefined)
-      throw new TypeError(`descriptor ${fd} is no vCPU with a local APIC in the kernel`);
+    if (!(file instanceof VcpuFile)) throw new TypeError(`descriptor ${fd} is no vCPU`);
+    const { arch } = file.vcpu;
+    const found = arch === undefined ? undefined : this.#watched.get(arch);
+    if (found === undefined) throw new TypeError(`vCPU ${file.vcpu.id} has ${NOT_COUNTED}`);
     return found;
+  }
+
+  /** The vCPUs whose interrupts are counted. Throws where there are vCPUs and none of them has such a controller. */
+  get counted(): readonly WatchedVcpu[] {
+    if (this.vcpus.length === 0 && this.#created > 0) throw new TypeError(`no vCPU has ${COUNTED}`);
+    return this.vcpus;
   }
 
   /** This test leaves such things behind on purpose. */
@@ -129,11 +94,17 @@ export class TestHost {
   #watch(process: Process): Process {
     this.#processes.push(process);
     const { encoding } = process;
+    const create = encoding === "powerpc" ? KVM_CREATE_VCPU.powerpc : KVM_CREATE_VCPU.number;
     const ioctl = process.ioctl.bind(process);
     process.ioctl = (fd, request, argument) => {
+      const file = process.fds.get(fd);
+      if (file instanceof VcpuFile && file.vcpu.arch instanceof PpcVcpu)
+        this.#connects(file.vcpu.arch.vm.controller);
       const result = ioctl(fd, request, argument);
-      const created = encoding === "powerpc" ? KVM_CREATE_VCPU.powerpc : KVM_CREATE_VCPU.number;
-      if (result >= 0 && (request === KVM_CREATE_VCPU || request === created)) this.#created(process, result);
+      if (result >= 0 && (request === KVM_CREATE_VCPU || request === create)) {
+        const made = process.fds.get(result);
+        if (made instanceof VcpuFile) this.#made(made);
+      }
       return result;
     };
     const fork = process.fork.bind(process);
@@ -141,18 +112,35 @@ export class TestHost {
     return process;
   }
 
-  #created(process: Process, fd: number): void {
-    const file = process.fds.get(fd);
-    if (!(file instanceof VcpuFile)) return;
-    const { arch, id } = file.vcpu;
-    if (!(arch instanceof X86Vcpu) || arch.lapic === undefined) return;
-    const watched = new WatchedVcpu(id, arch.lapic);
+  #made({ vcpu: { id, arch } }: VcpuFile): void {
+    this.#created++;
+    if (arch instanceof X86Vcpu && arch.lapic !== undefined)
+      this.#count(arch, new WatchedLapic(id, arch.lapic));
+    if (arch instanceof Arm64Vcpu) this.#count(arch, new WatchedGicCpu(id, arch.vm.vgic.gic, arch.cpu));
+  }
+
+  /** POWER: a vCPU is connected to the controller later. */
+  #connects(controller: PpcController | undefined): void {
+    if (controller === undefined || this.#controllers.has(controller)) return;
+    this.#controllers.add(controller);
+    const connect = controller.connect.bind(controller);
+    controller.connect = (vcpu, server) => {
+      const presenter = connect(vcpu, server);
+      if (typeof presenter === "number") return presenter;
+      const { id } = vcpu.vcpu;
+      if (controller instanceof KvmXics)
+        this.#count(vcpu, new WatchedXics(id, controller.chip, controller.chip.presenter(server)!));
+      if (controller instanceof XicsOnXive || controller instanceof XiveNative)
+        this.#count(vcpu, new WatchedXive(id, controller.base.processors.get(server)!));
+      return presenter;
+    };
+  }
+
+  #count(arch: object, watched: WatchedVcpu): void {
     this.vcpus.push(watched);
-    this.#byFile.set(file, watched);
+    this.#watched.set(arch, watched);
   }
 }
 
-const add = (counts: Map<number, number>, vector: number): void =>
-  void counts.set(vector, (counts.get(vector) ?? 0) + 1);
-const hex = (vector: number): string => `0x${vector.toString(16)}`;
-const count = (times: number): string => (times === 1 ? "once" : `${times} times`);
+const COUNTED = "an interrupt controller in the kernel that is counted: a local APIC, a GIC, a XICS or XIVE";
+const NOT_COUNTED = COUNTED.replace("an ", "no ");

@@ -24,8 +24,11 @@ declare module "vitest" {
   interface Matchers<T = any> {
     /** A system call failed with this error: the answer is −errno, or the checked call throws it. */
     toFailWith(code: string): T;
-    /** A vector was delivered exactly so many times (once, if nothing is said) on a host, or on one of its vCPUs. */
-    toHaveDelivered(vector: number, times?: number): T;
+    /**
+     * An interrupt was delivered exactly so many times (once, if nothing is said) on a host, or on one of its vCPUs: a
+     * vector of a local APIC, an INTID of a GIC, a source of a XICS or XIVE.
+     */
+    toHaveDelivered(number: number, times?: number): T;
   }
 }
 
@@ -60,7 +63,8 @@ export const test = base.extend<HostFixtures>({
   },
 });
 
-export { type Leftover, TestHost, WatchedVcpu } from "./host.ts";
+export { type Leftover, TestHost } from "./host.ts";
 export { type MatcherResult, toFailWith, toHaveDelivered } from "./matchers.ts";
 export { printStruct, printTrace, serializer } from "./serializer.ts";
+export { WatchedVcpu } from "./watched.ts";
 export { expect };

@@ -3,9 +3,10 @@
  *
  * Exactly so many deliveries, never "at least"; what was expected is accounted for when the test ends.
  */
-import { errnoName } from "../abi/errno.ts";
+import { errnoName, errnoNumbers } from "../abi/errno.ts";
 import { LinuxError } from "../kernel/checked.ts";
-import { TestHost, WatchedVcpu } from "./host.ts";
+import { TestHost } from "./host.ts";
+import { hex, WatchedVcpu } from "./watched.ts";
 
 export interface MatcherResult {
   readonly pass: boolean;
@@ -35,8 +36,13 @@ const spoken = (result: number | undefined): string =>
       ? `it failed with ${errnoName(-result)}`
       : `it answered ${result}`;
 
-/** `received`: a raw answer, or a function that makes the call, checked or not. `code`: "EBUSY". */
+/**
+ * `received`: a raw answer, or a function that makes the call, checked or not. `code`: "EBUSY". Throws for a code that is
+ * no error of Linux: `not` would be content with it.
+ */
 export function toFailWith(received: unknown, code: string): MatcherResult {
+  if (!(code in errnoNumbers))
+    throw new TypeError(`toFailWith: ${JSON.stringify(code)} is no error of Linux`);
   const result = outcomeOf(received);
   const actual = result !== undefined && result < 0 ? errnoName(-result) : result;
   const pass = actual === code;
@@ -51,29 +57,37 @@ export function toFailWith(received: unknown, code: string): MatcherResult {
   };
 }
 
-/** `received`: a host, for all its vCPUs together, or one of them (`host.vcpu(process, fd)`). */
-export function toHaveDelivered(received: unknown, vector: number, times = 1): MatcherResult {
+/**
+ * `received`: a host, for all its vCPUs together, or one of them (`host.vcpu(process, fd)`). `number`: a vector of a local
+ * APIC, an INTID of a GIC, a source of a XICS or XIVE. Throws for anything else, and where nothing is counted.
+ */
+export function toHaveDelivered(received: unknown, number: number, times = 1): MatcherResult {
   const vcpus =
-    received instanceof TestHost ? received.vcpus : received instanceof WatchedVcpu ? [received] : undefined;
+    received instanceof TestHost
+      ? received.counted
+      : received instanceof WatchedVcpu
+        ? [received]
+        : undefined;
   if (vcpus === undefined)
-    return { pass: false, message: () => "toHaveDelivered is asked of a host, or of host.vcpu(process, fd)" };
-  const delivered = vcpus.reduce((sum, vcpu) => sum + vcpu.delivered(vector), 0);
+    throw new TypeError("toHaveDelivered is asked of a host, or of host.vcpu(process, fd)");
+  const delivered = vcpus.reduce((sum, vcpu) => sum + vcpu.delivered(number), 0);
   const pass = delivered === times;
-  if (pass) for (const vcpu of vcpus) vcpu.expected(vector);
+  if (pass) for (const vcpu of vcpus) vcpu.expected(number);
+  const name = vcpus.length === 0 ? hex(number) : vcpus[0].nameOf(number);
   return {
     pass,
     actual: delivered,
     expected: times,
     message: () =>
       pass
-        ? `expected vector 0x${vector.toString(16)} not to be delivered exactly ${times}×`
-        : `expected vector 0x${vector.toString(16)} to be delivered ${times}×, it was ${delivered}×; delivered: ${told(vcpus)}`,
+        ? `expected ${name} not to be delivered exactly ${times}×`
+        : `expected ${name} to be delivered ${times}×, it was ${delivered}×; delivered: ${told(vcpus)}`,
   };
 }
 
 function told(vcpus: readonly WatchedVcpu[]): string {
-  const parts = vcpus.flatMap(({ id, vectors }) =>
-    [...vectors].map(([vector, times]) => `0x${vector.toString(16)} ${times}× to vCPU ${id}`),
+  const parts = vcpus.flatMap((vcpu) =>
+    [...vcpu.deliveries].map(([number, times]) => `${vcpu.nameOf(number)} ${times}× to vCPU ${vcpu.id}`),
   );
   return parts.length === 0 ? "nothing" : parts.join(", ");
 }

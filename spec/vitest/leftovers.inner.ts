@@ -121,7 +121,7 @@ const delivered = (linux: Process, host: TestHost, times: number): void => {
 
 test("passes: vector 0x41 twice", ({ linux, host }) => delivered(linux, host, 2));
 
-test("fails: expected vector 0x41 to be delivered 1×, it was 2×; delivered: 0x41 2× to vCPU 0", ({
+test("fails: expected vector 0x41 to be delivered 1×, it was 2×; delivered: vector 0x41 2× to vCPU 0", ({
   linux,
   host,
 }) => delivered(linux, host, 1));

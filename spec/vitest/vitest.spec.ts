@@ -41,9 +41,14 @@ describe("toFailWith", () => {
     expect(toFailWith(-16, "EINVAL").pass).toBe(false);
     expect(toFailWith(0, "EBUSY").pass).toBe(false);
     expect(toFailWith(undefined, "EBUSY").pass).toBe(false);
+    expect(toFailWith(-4096, "EBUSY").pass).toBe(false);
     expect(toFailWith(() => linux.close(99), "EBADF").pass).toBe(true);
     expect(toFailWith(() => checked(linux).close(99), "EBADF").pass).toBe(true);
     expect(toFailWith(() => checked(linux).close(99), "EINVAL").pass).toBe(false);
+  });
+
+  test("a code that is no error of Linux is refused, or `not` would be content with it", () => {
+    expect(() => toFailWith(-16, "EBUSSY")).toThrow('"EBUSSY" is no error of Linux');
   });
 
   test("an exception of another kind goes on", () => {
@@ -57,7 +62,7 @@ describe("toFailWith", () => {
 test("toHaveDelivered asks a host or a vCPU", () => {
   expect(toHaveDelivered(new TestHost(), 0x41, 0).pass).toBe(true);
   expect(toHaveDelivered(new TestHost(), 0x41).pass).toBe(false);
-  expect(toHaveDelivered(3, 0x41, 0)).toMatchObject({ pass: false });
+  expect(() => toHaveDelivered(3, 0x41, 0)).toThrow("asked of a host");
 });
 
 describe("serializer", () => {
