@@ -14,7 +14,7 @@ import type { Argument } from "../kernel/argument.ts";
 import { File } from "../kernel/file.ts";
 import type { Process } from "../kernel/process.ts";
 import type { KvmArch } from "./arch.ts";
-import { type Entry, type Table, table } from "./dispatch.ts";
+import { type Entry, handlerOf, type Table, table } from "./dispatch.ts";
 import type { KvmHost } from "./host.ts";
 import { Vm, VmFile } from "./vm.ts";
 
@@ -22,14 +22,16 @@ export class KvmSystem extends File {
   readonly name = "/dev/kvm";
   override readonly stream = false;
   readonly host: KvmHost;
+  readonly #handlers: Table<KvmSystem>;
 
   constructor(host: KvmHost, flags: number) {
     super(host.kernel, flags);
     this.host = host;
+    this.#handlers = systemIoctls(host.arch);
   }
 
   override ioctl(process: Process, request: number, user: Argument): number {
-    const handler = systemIoctls(this.host.arch).get(request);
+    const handler = handlerOf(this.#handlers, request);
     return handler === undefined ? -EINVAL : handler(this, user, process);
   }
 }
