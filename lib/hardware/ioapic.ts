@@ -31,7 +31,7 @@
  * What KVM does not do is missing here too: polarity and delivery status are stored and have no effect, there is no
  * EOI register (version 0x11), and the bus finds the chip at 0xfec00000 only, whatever base address it was given.
  */
-import { newWords } from "../abi/slab.ts";
+import { copyOf } from "../abi/slab.ts";
 import { load32, store32 } from "../abi/struct.ts";
 import { type InterruptMessage, newMessage } from "./apic-message.ts";
 
@@ -64,6 +64,12 @@ const REMOTE_IRR = 1 << 14;
 const LEVEL = 1 << 15;
 const MASK = 1 << 16;
 
+/** where the redirection table is in struct kvm_ioapic_state */
+const REDIRTBL = 24;
+/** after reset: every pin masked */
+const resetTable = new Uint8Array(IOAPIC_STATE_SIZE - REDIRTBL);
+for (let pin = 0; pin < IOAPIC_NUM_PINS; pin++) store32(resetTable, 8 * pin, MASK);
+
 export class Ioapic {
   /** The message that SEND speaks of. */
   readonly message: InterruptMessage = newMessage();
@@ -79,8 +85,8 @@ export class Ioapic {
   #id = 0;
   #irr = 0;
   #pad = 0;
-  readonly #low = newWords(IOAPIC_NUM_PINS).fill(MASK);
-  readonly #high = newWords(IOAPIC_NUM_PINS);
+  /** as in struct kvm_ioapic_state, so that it is copied as a whole */
+  readonly #redirtbl = copyOf(resetTable);
   /** edges of `irr` that have left as a message */
   #irrDelivered = 0;
   /** per pin, one bit for each interrupt source that holds the line up */
@@ -117,7 +123,8 @@ export class Ioapic {
   /** The result of delivering `message`; gives it back. */
   sent(result: number): number {
     if (this.messageDestMap !== null) this.#rtcPendingEoi = Math.max(result, 0);
-    if (result !== 0 && this.#low[this.#sentPin] & LEVEL) this.#low[this.#sentPin] |= REMOTE_IRR;
+    const low = this.#low(this.#sentPin);
+    if (result !== 0 && low & LEVEL) this.#setLow(this.#sentPin, low | REMOTE_IRR);
     return result;
   }
 
@@ -133,7 +140,7 @@ export class Ioapic {
    */
   eoi(pin: number, levelTriggered: boolean, directedEoi: boolean): number {
     if (!levelTriggered || directedEoi) return 0;
-    this.#low[pin] &= ~REMOTE_IRR;
+    this.#setLow(pin, this.#low(pin) & ~REMOTE_IRR);
     if (this.masked(pin) || !(this.#irr & (1 << pin))) {
       this.#eoiCount[pin] = 0;
       return 0;
@@ -145,7 +152,7 @@ export class Ioapic {
 
   /** The delayed part of an EOI, for each pin in turn. ioapic.c:kvm_ioapic_eoi_inject_work (6.1) */
   redeliver(pin: number): number {
-    if (!(this.#low[pin] & LEVEL) || !(this.#irr & (1 << pin))) return 0;
+    if (!this.levelTriggered(pin) || !(this.#irr & (1 << pin))) return 0;
     return this.#service(pin, false);
   }
 
@@ -169,7 +176,7 @@ export class Ioapic {
   /** Forgets which EOIs of the clock are awaited; `restoreRtc` for each vCPU finds them again. */
   resetRtc(): void {
     this.#rtcPendingEoi = 0;
-    this.#rtcDestMap.clear();
+    if (this.#rtcDestMap.size !== 0) this.#rtcDestMap.clear(); // of an empty one: 100 ns (measured)
   }
 
   /**
@@ -200,20 +207,28 @@ export class Ioapic {
   }
 
   vector(pin: number): number {
-    return this.#low[pin] & 0xff;
+    return this.#redirtbl[8 * pin];
   }
   destId(pin: number): number {
-    return this.#high[pin] >>> 24;
+    return this.#redirtbl[8 * pin + 7];
   }
   /** 0 physical, 0x800 logical */
   destMode(pin: number): number {
-    return this.#low[pin] & DEST_LOGICAL;
+    return this.#low(pin) & DEST_LOGICAL;
   }
   levelTriggered(pin: number): boolean {
-    return (this.#low[pin] & LEVEL) !== 0;
+    return (this.#low(pin) & LEVEL) !== 0;
   }
   masked(pin: number): boolean {
-    return (this.#low[pin] & MASK) !== 0;
+    return (this.#low(pin) & MASK) !== 0;
+  }
+
+  /** The halves of a pin's entry. */
+  #low(pin: number): number {
+    return load32(this.#redirtbl, 8 * pin);
+  }
+  #setLow(pin: number, value: number): void {
+    store32(this.#redirtbl, 8 * pin, value);
   }
 
   /** Whether an address is in the chip's window. */
@@ -248,10 +263,7 @@ export class Ioapic {
     store32(bytes, at + 12, this.#id);
     store32(bytes, at + 16, this.#irr & ~this.#irrDelivered);
     store32(bytes, at + 20, this.#pad);
-    for (let pin = 0; pin < IOAPIC_NUM_PINS; pin++) {
-      store32(bytes, at + 24 + pin * 8, this.#low[pin]);
-      store32(bytes, at + 28 + pin * 8, this.#high[pin]);
-    }
+    bytes.set(this.#redirtbl, at + REDIRTBL);
   }
 
   /** KVM_SET_IRQCHIP: every bit is taken as it is. Answers the pins to `inject`, a bitmap. ioapic.c:kvm_set_ioapic (6.1) */
@@ -261,10 +273,7 @@ export class Ioapic {
     this.#ioregsel = load32(bytes, at + 8);
     this.#id = load32(bytes, at + 12);
     this.#pad = load32(bytes, at + 20);
-    for (let pin = 0; pin < IOAPIC_NUM_PINS; pin++) {
-      this.#low[pin] = load32(bytes, at + 24 + pin * 8);
-      this.#high[pin] = load32(bytes, at + 28 + pin * 8);
-    }
+    this.#redirtbl.set(bytes.subarray(at + REDIRTBL, at + IOAPIC_STATE_SIZE));
     this.#irr = 0;
     this.#irrDelivered = 0;
     this.resetRtc();
@@ -285,14 +294,14 @@ export class Ioapic {
   }
 
   #service(pin: number, lineStatus: boolean): number {
-    const low = this.#low[pin];
+    const low = this.#low(pin);
     if (low & MASK || (low & LEVEL && low & REMOTE_IRR)) return -1;
     const message = this.message;
     message.vector = low & 0xff;
     message.deliveryMode = low & 0x700;
     message.destMode = low & DEST_LOGICAL;
     message.trigMode = low & LEVEL ? 1 : 0;
-    message.destId = this.#high[pin] >>> 24;
+    message.destId = this.destId(pin);
     if (!(low & LEVEL)) this.#irrDelivered |= 1 << pin;
     this.messageDestMap = pin === RTC_GSI && lineStatus ? this.#rtcDestMap : null;
     this.#sentPin = pin;
@@ -309,7 +318,7 @@ export class Ioapic {
     }
     const pin = ((this.#ioregsel - 0x10) >>> 0) >>> 1;
     if (pin >= IOAPIC_NUM_PINS) return 0xffff_ffff;
-    return this.#ioregsel & 1 ? this.#high[pin] : this.#low[pin];
+    return load32(this.#redirtbl, 8 * pin + 4 * (this.#ioregsel & 1));
   }
 
   /** ioapic.c:ioapic_write_indirect (6.1; 6.4 where the line is pending) */
@@ -317,16 +326,16 @@ export class Ioapic {
     if (this.#ioregsel === 0) this.#id = (value >> 24) & 0xf;
     const pin = ((this.#ioregsel - 0x10) >>> 0) >>> 1;
     if (pin >= IOAPIC_NUM_PINS) return 0;
-    const before = this.#low[pin];
+    const before = this.#low(pin);
     this.writtenPin = pin;
     this.previousDestId = this.destId(pin);
-    if (this.#ioregsel & 1) this.#high[pin] = value;
-    else
-      this.#low[pin] = (value & ~(REMOTE_IRR | DELIVERY_STATUS)) | (before & (REMOTE_IRR | DELIVERY_STATUS));
+    let low = before;
+    if (this.#ioregsel & 1) store32(this.#redirtbl, 8 * pin + 4, value);
+    else low = (value & ~(REMOTE_IRR | DELIVERY_STATUS)) | (before & (REMOTE_IRR | DELIVERY_STATUS));
     // a guest clears remote IRR without an EOI register by making the entry edge-triggered for a moment
-    if (!this.levelTriggered(pin)) this.#low[pin] &= ~REMOTE_IRR;
+    if (!(low & LEVEL)) low &= ~REMOTE_IRR;
+    this.#setLow(pin, low);
 
-    const low = this.#low[pin];
     let left = SCAN;
     if ((low & 0x700) === 0) left |= SCAN_DESTINATIONS;
     if ((low ^ before) & MASK) left |= MASK_CHANGED;

@@ -77,6 +77,7 @@ export class PicChip {
 
   /** How far the most urgent input of a set is from the top; 8: the set is empty. i8259.c:get_priority (6.1) */
   priorityOf(set: number): number {
+    if (set === 0) return 8;
     let priority = 0;
     while (priority < 8 && !(set & (1 << ((priority + this.priorityAdd) & 7)))) priority++;
     return priority;
