@@ -4,21 +4,37 @@ import {
   KVM_CREATE_VCPU,
   KVM_CREATE_VM,
   KVM_GET_API_VERSION,
+  KVM_GET_IRQCHIP,
   KVM_GET_LAPIC,
+  KVM_GET_MP_STATE,
+  KVM_GET_VCPU_EVENTS,
+  KVM_IOEVENTFD,
+  KVM_IOEVENTFD_FLAG_DEASSIGN,
   KVM_IRQ_LINE,
+  KVM_IRQ_LINE_STATUS,
   KVM_IRQ_ROUTING_MSI,
   KVM_IRQFD,
   KVM_IRQFD_FLAG_DEASSIGN,
+  KVM_IRQFD_FLAG_RESAMPLE,
+  KVM_NMI,
   KVM_RUN,
   KVM_SET_GSI_ROUTING,
+  KVM_SET_IRQCHIP,
   KVM_SET_LAPIC,
+  KVM_SET_MP_STATE,
+  KVM_SET_VCPU_EVENTS,
   KVM_SIGNAL_MSI,
+  KvmIoeventfd,
+  KvmIrqchip,
   KvmIrqfd,
   KvmIrqLevel,
   KvmIrqRoutingEntry,
   KvmLapicState,
+  KvmMpState,
   KvmMsi,
+  KvmVcpuEvents,
 } from "../../lib/abi/index.ts";
+import type { Request } from "../../lib/abi/ioctl.ts";
 import { store32 } from "../../lib/abi/struct.ts";
 import type { Syscalls } from "../../lib/kernel/syscalls.ts";
 import { COUNT_LOOP_LENGTH, countLoop, guestOf, portLoop } from "./guest.ts";
@@ -87,6 +103,73 @@ const routing = (count: number, c: number): Benchmark => ({
   },
 });
 
+/** A call that copies a state in or out, of a vCPU; the state is what the vCPU has. */
+const stateOfVcpu = (
+  name: string,
+  get: Request,
+  set: Request | undefined,
+  size: number,
+  c?: number,
+): Benchmark => ({
+  name,
+  ...(c !== undefined && { c }),
+  prepare(process) {
+    const { vcpu } = vmWithLapic(process);
+    const state = new Uint8Array(size);
+    must(process.ioctl(vcpu, get, state));
+    return () => process.ioctl(vcpu, set ?? get, state);
+  },
+});
+
+const IOAPIC = 2;
+
+/** KVM_GET_IRQCHIP, KVM_SET_IRQCHIP of the IOAPIC. */
+const stateOfIoapic = (name: string, request: Request): Benchmark => ({
+  name,
+  prepare(process) {
+    const { vm } = vmWithLapic(process);
+    const chip = KvmIrqchip.encode({ chip_id: IOAPIC });
+    must(process.ioctl(vm, KVM_GET_IRQCHIP, chip));
+    return () => process.ioctl(vm, request, chip);
+  },
+});
+
+/** A line that goes up and down. */
+const line = (name: string, request: Request, irq: number, c?: number): Benchmark => ({
+  name,
+  ...(c !== undefined && { c }),
+  calls: 2,
+  prepare(process) {
+    const { vm } = vmWithLapic(process);
+    const up = KvmIrqLevel.encode({ irq, level: 1 });
+    const down = KvmIrqLevel.encode({ irq, level: 0 });
+    return () => {
+      store32(up, 0, irq); // KVM_IRQ_LINE_STATUS answers there
+      store32(down, 0, irq);
+      process.ioctl(vm, request, up);
+      return process.ioctl(vm, request, down);
+    };
+  },
+});
+
+const irqfdOnAndOff = (name: string, flags: number, c?: number): Benchmark => ({
+  name,
+  ...(c !== undefined && { c }),
+  prepare(process) {
+    const { vm } = vmWithLapic(process);
+    const fd = must(process.eventfd2(0, EFD_NONBLOCK));
+    const resamplefd = must(process.eventfd2(0, EFD_NONBLOCK));
+    const assign = KvmIrqfd.encode({ fd, gsi: 20, flags, resamplefd });
+    const deassign = KvmIrqfd.encode({ fd, gsi: 20, flags: KVM_IRQFD_FLAG_DEASSIGN });
+    must(process.ioctl(vm, KVM_IRQFD, assign));
+    must(process.ioctl(vm, KVM_IRQFD, deassign));
+    return () => {
+      process.ioctl(vm, KVM_IRQFD, assign);
+      return process.ioctl(vm, KVM_IRQFD, deassign);
+    };
+  },
+});
+
 const one = Uint8Array.of(1, 0, 0, 0, 0, 0, 0, 0);
 
 export const benchmarks: readonly Benchmark[] = [
@@ -130,43 +213,49 @@ export const benchmarks: readonly Benchmark[] = [
     },
   },
   {
-    name: "KVM_IRQ_LINE",
-    c: 170,
-    calls: 2,
+    name: "eventfd write → irqfd → pin of the IOAPIC",
     prepare(process) {
       const { vm } = vmWithLapic(process);
-      const up = KvmIrqLevel.encode({ irq: 5, level: 1 });
-      const down = KvmIrqLevel.encode({ irq: 5, level: 0 });
-      return () => {
-        process.ioctl(vm, KVM_IRQ_LINE, up);
-        return process.ioctl(vm, KVM_IRQ_LINE, down);
-      };
+      const fd = must(process.eventfd2(0, EFD_NONBLOCK));
+      must(process.ioctl(vm, KVM_IRQFD, KvmIrqfd.encode({ fd, gsi: 20 })));
+      return () => process.write(fd, one, 8);
     },
   },
+  line("KVM_IRQ_LINE, PIC and IOAPIC", KVM_IRQ_LINE, 5, 170),
+  line("KVM_IRQ_LINE, IOAPIC", KVM_IRQ_LINE, 20),
+  line("KVM_IRQ_LINE_STATUS, PIC and IOAPIC", KVM_IRQ_LINE_STATUS, 5),
+  stateOfVcpu("KVM_GET_LAPIC", KVM_GET_LAPIC, undefined, KvmLapicState.size, 7_100),
+  stateOfVcpu("KVM_SET_LAPIC", KVM_GET_LAPIC, KVM_SET_LAPIC, KvmLapicState.size),
+  stateOfIoapic("KVM_GET_IRQCHIP, IOAPIC", KVM_GET_IRQCHIP),
+  stateOfIoapic("KVM_SET_IRQCHIP, IOAPIC", KVM_SET_IRQCHIP),
+  stateOfVcpu("KVM_GET_MP_STATE", KVM_GET_MP_STATE, undefined, KvmMpState.size),
+  stateOfVcpu("KVM_SET_MP_STATE", KVM_GET_MP_STATE, KVM_SET_MP_STATE, KvmMpState.size),
+  stateOfVcpu("KVM_GET_VCPU_EVENTS", KVM_GET_VCPU_EVENTS, undefined, KvmVcpuEvents.size),
+  stateOfVcpu("KVM_SET_VCPU_EVENTS", KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KvmVcpuEvents.size),
   {
-    name: "KVM_GET_LAPIC",
-    c: 7100,
+    name: "KVM_NMI",
     prepare(process) {
       const { vcpu } = vmWithLapic(process);
-      const lapic = new Uint8Array(KvmLapicState.size);
-      return () => process.ioctl(vcpu, KVM_GET_LAPIC, lapic);
+      return () => process.ioctl(vcpu, KVM_NMI, 0);
     },
   },
   routing(1, 2_100),
   routing(16, 3_000),
   routing(256, 17_000),
   routing(4096, 310_000),
+  irqfdOnAndOff("irqfd assign + deassign", 0, 58_000),
+  irqfdOnAndOff("irqfd with resamplefd: assign + deassign", KVM_IRQFD_FLAG_RESAMPLE),
   {
-    name: "irqfd assign + deassign",
-    c: 58_000,
+    name: "KVM_IOEVENTFD assign + deassign",
     prepare(process) {
       const { vm } = vmWithLapic(process);
       const fd = must(process.eventfd2(0, EFD_NONBLOCK));
-      const assign = KvmIrqfd.encode({ fd, gsi: 5 });
-      const deassign = KvmIrqfd.encode({ fd, gsi: 5, flags: KVM_IRQFD_FLAG_DEASSIGN });
+      const request = { fd, addr: 0xd000_0000, len: 4 };
+      const assign = KvmIoeventfd.encode(request);
+      const deassign = KvmIoeventfd.encode({ ...request, flags: KVM_IOEVENTFD_FLAG_DEASSIGN });
       return () => {
-        process.ioctl(vm, KVM_IRQFD, assign);
-        return process.ioctl(vm, KVM_IRQFD, deassign);
+        process.ioctl(vm, KVM_IOEVENTFD, assign);
+        return process.ioctl(vm, KVM_IOEVENTFD, deassign);
       };
     },
   },
