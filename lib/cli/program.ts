@@ -15,6 +15,8 @@ import { type RecordCommandOptions, recordCommand } from "./record.ts";
 import { type ReplayCommandOptions, replayCommand } from "./replay.ts";
 
 const USAGE = 2;
+/** that of package.json */
+export const VERSION = "0.1.0";
 
 /**
  * Runs the command line; answers the exit code. Of `explore` and `record`, which load a module, it is a promise of one, and
@@ -26,6 +28,7 @@ export function run(args: readonly string[], output: Output, later = false): num
   let code: number | Promise<number> = 0;
   const program = new Command("fake-kvm")
     .description("A slice of the Linux kernel: /dev/kvm, eventfds, VFIO, answered byte for byte")
+    .version(VERSION)
     .exitOverride()
     .configureOutput({
       writeOut: (text) => output.print(text.trimEnd()),

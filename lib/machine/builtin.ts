@@ -7,12 +7,10 @@ import * as arm64 from "./profiles/arm64.ts";
 import * as ppc64le from "./profiles/ppc64le.ts";
 import { x86_64_6_18_pvm } from "./profiles/x86_64-6.18-pvm.ts";
 
+const hosts = { x86_64_6_18_pvm, ...arm64, ...ppc64le };
+
 /** By name: "ppc64le_6_12_pseries". */
-export const builtinHosts: Readonly<Record<string, ProfileHeader>> = {
-  x86_64_6_18_pvm,
-  ...arm64,
-  ...ppc64le,
-};
+export const builtinHosts: Readonly<typeof hosts & Record<string, ProfileHeader>> = hosts;
 
 /** "6.12.107+deb13" → "6.12" */
 const releaseOf = (kernel: string): string => kernel.split(/[.\-+]/, 2).join(".");

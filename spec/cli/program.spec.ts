@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import picocolors from "picocolors";
@@ -7,7 +7,7 @@ import { architectures, requestsOf } from "../../lib/abi/requests.ts";
 import { coverage } from "../../lib/cli/coverage.ts";
 import { traceFiles } from "../../lib/cli/files.ts";
 import { fit, type Output } from "../../lib/cli/output.ts";
-import { run } from "../../lib/cli/program.ts";
+import { run, VERSION } from "../../lib/cli/program.ts";
 import { architectures as machines } from "../../lib/machine/machine.ts";
 import { writeTrace } from "../../lib/trace/files.ts";
 import type { TraceHeader, TraceLine } from "../../lib/trace/format.ts";
@@ -53,6 +53,12 @@ function fakeKvm(args: string[], width = Number.POSITIVE_INFINITY) {
   const code = run(args, output);
   return { code, out: out.join("\n"), err: err.join("\n"), last: out.at(-1) };
 }
+
+test("--version is that of the package", () => {
+  const { version } = JSON.parse(readFileSync("package.json", "utf8")) as { version: string };
+  expect(VERSION).toBe(version);
+  expect(fakeKvm(["--version"])).toMatchObject({ code: 0, out: version });
+});
 
 describe("replay", () => {
   test("identical: exit code 0, the sum in the last line", () => {
