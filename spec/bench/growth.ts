@@ -1,15 +1,28 @@
 /** How what a call costs grows with what there is already: routes, irqfds, memory slots, vCPUs; and what a VM weighs. */
 import {
+  KVM_CAP_X2APIC_API,
   KVM_CREATE_VCPU,
+  KVM_ENABLE_CAP,
   KVM_IRQFD,
   KVM_IRQFD_FLAG_DEASSIGN,
   KVM_SET_GSI_ROUTING,
   KVM_SET_USER_MEMORY_REGION,
   KVM_SIGNAL_MSI,
+  KvmEnableCap,
   KvmIrqfd,
   KvmMsi,
   KvmUserspaceMemoryRegion,
 } from "../../lib/abi/kvm.ts";
+import {
+  KVM_GET_SREGS,
+  KVM_SET_CPUID2,
+  KVM_SET_SREGS,
+  KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
+  KVM_X2APIC_API_USE_32BIT_IDS,
+  KvmCpuid2,
+  KvmCpuidEntry2,
+  KvmSregs,
+} from "../../lib/abi/kvm-x86.ts";
 import type { Process } from "../../lib/kernel/process.ts";
 import type { VmFile } from "../../lib/kvm/vm.ts";
 import { Machine } from "../../lib/machine/machine.ts";
@@ -27,6 +40,8 @@ export interface Growth {
   }[];
 }
 
+const CPUID_X2APIC = 1 << 21;
+const BASE_X2APIC = 1 << 10;
 const RLIMIT_NOFILE = 7;
 const PAGE = 4096;
 const one = Uint8Array.of(1, 0, 0, 0, 0, 0, 0, 0);
@@ -62,10 +77,33 @@ function withSlots(n: number): { process: Process; vm: number } {
 }
 
 /** A VM with n vCPUs whose LAPICs are on. */
-function withVcpus(n: number): { process: Process; vm: number } {
+function withVcpus(n: number): { process: Process; vm: number; vcpus: number[] } {
   const process = newProcess();
-  const { vm } = vmWithLapic(process);
-  for (let id = 1; id < n; id++) enableLapic(process, must(process.ioctl(vm, KVM_CREATE_VCPU, id)));
+  const { vm, vcpu } = vmWithLapic(process);
+  const vcpus = [vcpu];
+  for (let id = 1; id < n; id++) {
+    vcpus.push(must(process.ioctl(vm, KVM_CREATE_VCPU, id)));
+    enableLapic(process, vcpus[id]);
+  }
+  return { process, vm, vcpus };
+}
+
+/** The same in x2APIC mode: of more than 255, eight bits tell no one from another. */
+function withX2apics(n: number): { process: Process; vm: number } {
+  const { process, vm, vcpus } = withVcpus(n);
+  // without the quirk 255 is the number of one vCPU, not everybody's
+  const flags = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+  must(process.ioctl(vm, KVM_ENABLE_CAP, KvmEnableCap.encode({ cap: KVM_CAP_X2APIC_API, args: [flags] })));
+  const cpuid = new Uint8Array(KvmCpuid2.size + KvmCpuidEntry2.size);
+  cpuid.set(KvmCpuid2.encode({ nent: 1 }));
+  cpuid.set(KvmCpuidEntry2.encode({ function: 1, ecx: CPUID_X2APIC }), KvmCpuid2.size);
+  const sregs = new Uint8Array(KvmSregs.size);
+  for (const vcpu of vcpus) {
+    must(process.ioctl(vcpu, KVM_SET_CPUID2, cpuid));
+    must(process.ioctl(vcpu, KVM_GET_SREGS, sregs));
+    KvmSregs.at(sregs).apic_baseLo |= BASE_X2APIC;
+    must(process.ioctl(vcpu, KVM_SET_SREGS, sregs));
+  }
   return { process, vm };
 }
 
@@ -180,10 +218,14 @@ export const growths: readonly Growth[] = [
     sizes: [1, 4, 16, 64, 256, 1024],
     lines: [
       {
-        name: "SIGNAL_MSI",
+        name: "SIGNAL_MSI to the last one",
         prepare(n) {
-          const { process, vm } = withVcpus(n);
-          const msi = KvmMsi.encode({ address_lo: 0xfee00000, data: 0x41 });
+          const { process, vm } = withX2apics(n);
+          const last = n - 1;
+          const address_lo = 0xfee00000 | ((last & 0xff) << 12);
+          const msi = KvmMsi.encode({ address_lo, address_hi: last & ~0xff, data: 0x41 });
+          const reached = process.ioctl(vm, KVM_SIGNAL_MSI, msi);
+          if (reached !== 1) throw new Error(`SIGNAL_MSI to vCPU ${last} of ${n} answers ${reached}`);
           return { once: () => process.ioctl(vm, KVM_SIGNAL_MSI, msi) };
         },
       },
