@@ -83,8 +83,8 @@ export class IrqFd implements Waiter, BypassConsumer {
     this.eventfd = eventfd;
     this.gsi = gsi;
     this.resamplefd = resamplefd;
-    this.#inject = { name: INJECT, run: () => this.#injectNow() };
-    this.#shutdown = { name: SHUTDOWN, run: () => this.#shutDownNow() };
+    this.#inject = { name: INJECT, queued: false, run: () => this.#injectNow() };
+    this.#shutdown = { name: SHUTDOWN, queued: false, run: () => this.#shutDownNow() };
   }
 
   /** The eventfd was signalled, or closed. */
