@@ -50,7 +50,7 @@ export interface VmArch {
   /** a memory slot is about to change: 0 or −errno; null as `slot` for a removal */
   prepareMemory(change: MemoryChange, slot: MemorySlot | null): number;
   /** KVM_ENABLE_CAP on the VM */
-  enableCap(capability: number, flags: number, args: readonly bigint[]): number;
+  enableCap(capability: number, flags: number, args: readonly bigint[], process: Process): number;
   /** the VM is gone */
   destroy(): void;
 }
@@ -61,8 +61,9 @@ export interface VcpuArch {
   readonly connected?: boolean;
   /** the vCPU has its descriptor: from now on it is seen */
   online(): void;
-  /** KVM_RUN */
-  run(): number;
+  /** KVM_RUN. `patient`: it may answer ASLEEP or BUSY (kernel/long-call.ts), and `resume` goes on with it. */
+  run(patient: boolean): number;
+  resume?(): number;
   /** KVM_ENABLE_CAP on the vCPU */
   enableCap(capability: number, flags: number, args: readonly bigint[], process: Process): number;
   destroy(): void;

@@ -60,6 +60,24 @@ export interface X86Behaviour {
   readonly svmInterruptShadow: boolean;
   /** EFER of KVM_SET_SREGS is compared with what host and guest have */
   readonly sregsCheckEfer: boolean;
+  /** an APIC base that is there already is taken, whatever CPUID says */
+  readonly sameApicBaseTaken: boolean;
+  /** KVM_SET_MP_STATE takes the states of an INIT even where an INIT would have to wait */
+  readonly startStatesAnyTime: boolean;
+  /** KVM_SET_GUEST_DEBUG injects nothing while an exception is being delivered either */
+  readonly debugWaitsForInjected: boolean;
+  /** /dev/kvm has the attribute of encrypted guests */
+  readonly sevAttributes: boolean;
+  /** KVM_MEMORY_ENCRYPT_OP is known on a vCPU */
+  readonly vcpuEncryptOp: boolean;
+  /** KVM_SET_MEMORY_ATTRIBUTES is known */
+  readonly memoryAttributes: boolean;
+  /** KVM_CAP_X86_DISABLE_EXITS and a VM's KVM_SET_TSC_KHZ come before the first vCPU */
+  readonly settledByVcpus: boolean;
+  /** KVM_GET_ONE_REG, KVM_SET_ONE_REG and KVM_GET_REG_LIST are known */
+  readonly x86OneReg: boolean;
+  /** MSRs that stand for a feature are there only where CPUID shows it */
+  readonly featureMsrsFollowCpuid: boolean;
   /** a vCPU whose CPUID was never set has no features; before, it has all that the host has */
   readonly guestCapsFromCreation: boolean;
   /** MSR_KVM_ASYNC_PF_EN that fails for want of memory is not kept */
@@ -82,6 +100,8 @@ export interface HostFacts {
   readonly supportedCpuid?: Uint8Array;
   /** the same for KVM_GET_EMULATED_CPUID */
   readonly emulatedCpuid?: Uint8Array;
+  /** the same for KVM_GET_SUPPORTED_HV_CPUID, where it is offered */
+  readonly hypervCpuid?: Uint8Array;
   readonly msrIndices?: readonly number[];
   readonly msrFeatureIndices?: readonly number[];
   readonly msrFeatureValues?: ReadonlyMap<number, bigint>;

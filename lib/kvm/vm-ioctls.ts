@@ -45,7 +45,7 @@ const common: readonly Entry<VmFile>[] = [
   [KVM_REGISTER_COALESCED_MMIO, registerCoalescedMmio],
   [KVM_UNREGISTER_COALESCED_MMIO, unregisterCoalescedMmio],
   [KVM_CREATE_DEVICE, createDevice],
-  [KVM_ENABLE_CAP, (file, user) => file.vm.enableCap(user)],
+  [KVM_ENABLE_CAP, (file, user, process) => file.vm.enableCap(user, process)],
   [KVM_SET_IRQCHIP_TYPE, setIrqchipType],
   ...assignmentIoctls,
 ];

@@ -141,7 +141,7 @@ export class Vm {
   }
 
   /** KVM_ENABLE_CAP: what every architecture shares, then the architecture's own. */
-  enableCap(user: Argument): number {
+  enableCap(user: Argument, process: Process): number {
     if (!user.readable(KvmEnableCap.size)) return -EFAULT;
     const { cap, flags, args } = KvmEnableCap.decode(user.bytes, user.at);
     const offered = (number: number) => (this.host.vmCapabilities.get(number) ?? 0) !== 0;
@@ -168,7 +168,7 @@ export class Vm {
         this.dirtyRingWithBitmap = true;
         return 0;
     }
-    return this.arch.enableCap(cap, flags, args);
+    return this.arch.enableCap(cap, flags, args, process);
   }
 
   /** virt/kvm/kvm_main.c:kvm_vm_ioctl_enable_dirty_log_ring (6.1). */

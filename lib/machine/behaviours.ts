@@ -105,6 +105,60 @@ export const behaviourTable: readonly Row[] = [
       "arch/x86/kvm/regs.c:kvm_is_valid_sregs; traces: x86_64-svm-6.12/sregs 0, -7.2 EINVAL; the releases between are not recorded",
   },
   {
+    behaviour: "sameApicBaseTaken",
+    since: "6.14",
+    source:
+      "arch/x86/kvm/x86.c:kvm_set_apic_base; traces: x86_64-svm-6.12/mixed_irqchip call 1303 EINVAL, x86_64-kvm-6.18-more 0; the releases between are not recorded",
+  },
+  {
+    behaviour: "startStatesAnyTime",
+    since: "7.2",
+    source:
+      "traces: x86_64-svm-6.12/events_irqchip call 342 EINVAL, -7.2 0; the releases between are not recorded",
+  },
+  {
+    behaviour: "debugWaitsForInjected",
+    since: "7.2",
+    source: "traces: x86_64-svm-6.12/mixed_bare call 33 0, -7.2 EBUSY; the releases between are not recorded",
+  },
+  {
+    behaviour: "sevAttributes",
+    since: "6.10",
+    flavour: "svm",
+    source:
+      "arch/x86/kvm/svm/sev.c:sev_dev_get_attr (6.12); traces: x86_64-svm-6.1/attributes ENXIO, -6.12 0",
+  },
+  {
+    behaviour: "vcpuEncryptOp",
+    since: "6.16",
+    source:
+      "arch/x86/kvm/x86.c:kvm_arch_vcpu_ioctl; traces: x86_64-svm-6.12/special EINVAL, x86_64-kvm-6.18-more ENOTTY",
+  },
+  {
+    behaviour: "memoryAttributes",
+    since: "6.8",
+    flavour: "svm",
+    source:
+      "virt/kvm/kvm_main.c:kvm_vm_ioctl_set_mem_attributes; traces: x86_64-svm-6.1/special ENOTTY, -6.12 EINVAL",
+  },
+  {
+    behaviour: "settledByVcpus",
+    since: "6.17",
+    source:
+      "arch/x86/kvm/x86.c:kvm_vm_ioctl_enable_cap; traces: x86_64-svm-6.12/clock and capabilities_with_vcpu 0, x86_64-kvm-6.18-more EINVAL",
+  },
+  {
+    behaviour: "x86OneReg",
+    since: "6.18",
+    source: "arch/x86/kvm/x86.c:kvm_get_set_one_reg (6.18); traces: x86_64-svm-6.12/msr_lists EINVAL",
+  },
+  {
+    behaviour: "featureMsrsFollowCpuid",
+    since: "6.14",
+    source:
+      "arch/x86/kvm/x86.c:kvm_get_msr_common; traces: x86_64-svm-6.12/msrs reads ARCH_CAPABILITIES, -7.2 0; the releases between are not recorded",
+  },
+  {
     behaviour: "guestCapsFromCreation",
     since: "6.14",
     source:

@@ -19,6 +19,7 @@ import { moreFacts } from "./profiles/x86_64-6.18-pvm-live.ts";
 export interface HeaderFacts {
   supportedCpuid?: string;
   emulatedCpuid?: string;
+  hypervCpuid?: string;
   msrIndices?: string;
   msrFeatureIndices?: string;
   msrFeatureValues?: Readonly<Record<string, string>>;
@@ -50,11 +51,13 @@ export function factsOf(
   header?: HeaderFacts,
 ): HostFacts {
   const facts: HeaderFacts = { ...known[`${arch} ${release} ${flavour}`], ...header };
-  const { supportedCpuid, emulatedCpuid, msrIndices, msrFeatureIndices, msrFeatureValues } = facts;
+  const { supportedCpuid, emulatedCpuid, hypervCpuid, msrIndices, msrFeatureIndices, msrFeatureValues } =
+    facts;
   const { tscKhz, mceCap, guestXcr0, userXfeatures, nativeXsave, armRegisters } = facts;
   return {
     ...(supportedCpuid !== undefined && { supportedCpuid: fromHex(supportedCpuid) }),
     ...(emulatedCpuid !== undefined && { emulatedCpuid: fromHex(emulatedCpuid) }),
+    ...(hypervCpuid !== undefined && { hypervCpuid: fromHex(hypervCpuid) }),
     ...(msrIndices !== undefined && { msrIndices: words(msrIndices) }),
     ...(msrFeatureIndices !== undefined && { msrFeatureIndices: words(msrFeatureIndices) }),
     ...(msrFeatureValues !== undefined && { msrFeatureValues: values(msrFeatureValues) }),

@@ -11,6 +11,7 @@ import {
   KVM_GET_MSR_INDEX_LIST,
   KVM_GET_MSRS,
   KVM_GET_SUPPORTED_CPUID,
+  KVM_GET_SUPPORTED_HV_CPUID,
   KvmCpuid2,
   KvmCpuidEntry2,
   KvmMsrEntry,
@@ -65,10 +66,12 @@ function capabilities(process: Syscalls, fd: number): Record<string, number> {
 }
 
 function x86Facts(process: Syscalls, kvm: number): Record<string, unknown> {
+  const hyperv = cpuid(process, kvm, KVM_GET_SUPPORTED_HV_CPUID);
   const msrFeatureIndices = indices(process, kvm, KVM_GET_MSR_FEATURE_INDEX_LIST);
   return {
     supportedCpuid: cpuid(process, kvm, KVM_GET_SUPPORTED_CPUID),
     emulatedCpuid: cpuid(process, kvm, KVM_GET_EMULATED_CPUID),
+    ...(hyperv !== "" && { hypervCpuid: hyperv }),
     msrIndices: toHex(indices(process, kvm, KVM_GET_MSR_INDEX_LIST)),
     msrFeatureIndices: toHex(msrFeatureIndices),
     msrFeatureValues: featureValues(process, kvm, msrFeatureIndices),

@@ -22,8 +22,10 @@ import { fpuIoctls } from "./fpu.ts";
 import { irqchipIoctls } from "./irqchip.ts";
 import { lapicIoctls } from "./lapic.ts";
 import { mceIoctls, mceSystemIoctls } from "./mce.ts";
+import { memoryAttributeIoctls } from "./memory-attributes.ts";
 import { mpStateIoctls } from "./mp-state.ts";
 import { msrIoctls, msrSystemIoctls } from "./msrs.ts";
+import { nestedIoctls } from "./nested.ts";
 import { pitIoctls } from "./pit.ts";
 import { registerIoctls } from "./registers.ts";
 import { memoryIoctls } from "./special-pages.ts";
@@ -46,6 +48,7 @@ export const x86: KvmArch = {
     ...dirtyRingIoctls,
     ...guestMemfdIoctls,
     ...statsVmIoctls(vmStats),
+    ...memoryAttributeIoctls,
     ...absentVmIoctls,
   ],
   vcpuIoctls: [
@@ -64,6 +67,7 @@ export const x86: KvmArch = {
     ...translateIoctls,
     ...signalMaskIoctls,
     ...statsVcpuIoctls(vcpuStats),
+    ...nestedIoctls,
     ...absentVcpuIoctls,
   ],
   deviceTypes: new Map([[KVM_DEV_TYPE_VFIO, createVfioDevice]]),

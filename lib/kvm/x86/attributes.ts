@@ -15,6 +15,7 @@ import type { Argument } from "../../kernel/argument.ts";
 import type { Entry } from "../dispatch.ts";
 import type { KvmSystem } from "../system.ts";
 import type { VcpuFile } from "../vcpu.ts";
+import { SEV_GROUP, SEV_VMSA_FEATURES } from "./sev.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 /** KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET (arch/x86/include/uapi/asm/kvm.h) */
@@ -35,15 +36,20 @@ function give(user: Argument, value: number | bigint): number {
   return 0;
 }
 
-const has =
-  (ofGroup: number, ofAttr: number) =>
-  (_file: unknown, user: Argument): number => {
-    if (!user.readable(KvmDeviceAttr.size)) return -EFAULT;
-    return asks(user, ofGroup, ofAttr) ? 0 : -ENXIO;
-  };
+function hasVcpu(_file: VcpuFile, user: Argument): number {
+  if (!user.readable(KvmDeviceAttr.size)) return -EFAULT;
+  return asks(user, VCPU_TSC_CTRL, VCPU_TSC_OFFSET) ? 0 : -ENXIO;
+}
+
+function hasSystem(file: KvmSystem, user: Argument): number {
+  if (!user.readable(KvmDeviceAttr.size)) return -EFAULT;
+  if (file.host.behaviour.sevAttributes && asks(user, SEV_GROUP, SEV_VMSA_FEATURES)) return 0;
+  return asks(user, KVM_X86_GRP_SYSTEM, KVM_X86_XCOMP_GUEST_SUPP) ? 0 : -ENXIO;
+}
 
 function getSystem(file: KvmSystem, user: Argument): number {
   if (!user.readable(KvmDeviceAttr.size)) return -EFAULT;
+  if (file.host.behaviour.sevAttributes && asks(user, SEV_GROUP, SEV_VMSA_FEATURES)) return give(user, 0);
   if (!asks(user, KVM_X86_GRP_SYSTEM, KVM_X86_XCOMP_GUEST_SUPP)) return -ENXIO;
   return give(user, file.host.facts.guestXcr0 ?? 3);
 }
@@ -65,12 +71,12 @@ function setVcpu(file: VcpuFile, user: Argument): number {
 }
 
 export const attributeSystemIoctls: readonly Entry<KvmSystem>[] = [
-  [KVM_HAS_DEVICE_ATTR, has(KVM_X86_GRP_SYSTEM, KVM_X86_XCOMP_GUEST_SUPP)],
+  [KVM_HAS_DEVICE_ATTR, hasSystem],
   [KVM_GET_DEVICE_ATTR, getSystem],
   [KVM_SET_DEVICE_ATTR, () => -EINVAL],
 ];
 export const attributeVcpuIoctls: readonly Entry<VcpuFile>[] = [
-  [KVM_HAS_DEVICE_ATTR, has(VCPU_TSC_CTRL, VCPU_TSC_OFFSET)],
+  [KVM_HAS_DEVICE_ATTR, hasVcpu],
   [KVM_GET_DEVICE_ATTR, getVcpu],
   [KVM_SET_DEVICE_ATTR, setVcpu],
 ];

@@ -4,7 +4,7 @@
  * is answered before, in kvm/vm.ts. Flags are never allowed; a capability that has no row answers EINVAL, and so does
  * one that the profile does not offer.
  */
-import { EINVAL, ENXIO } from "../../abi/errno.ts";
+import { EINVAL, ENOTTY, ENXIO } from "../../abi/errno.ts";
 import {
   KVM_CAP_DISABLE_QUIRKS,
   KVM_CAP_DISABLE_QUIRKS2,
@@ -12,6 +12,9 @@ import {
   KVM_CAP_EXCEPTION_PAYLOAD,
   KVM_CAP_EXIT_HYPERCALL,
   KVM_CAP_EXIT_ON_EMULATION_FAILURE,
+  KVM_CAP_HYPERV_DIRECT_TLBFLUSH,
+  KVM_CAP_HYPERV_ENFORCE_CPUID,
+  KVM_CAP_HYPERV_ENLIGHTENED_VMCS,
   KVM_CAP_MAX_VCPU_ID,
   KVM_CAP_MSR_PLATFORM_INFO,
   KVM_CAP_SPLIT_IRQCHIP,
@@ -123,7 +126,8 @@ const rows: readonly (readonly [number, Enable])[] = [
   [
     KVM_CAP_X86_DISABLE_EXITS,
     (vm, argument, offered) => {
-      if ((argument & ~offered) !== 0n || hasVcpus(vm)) return -EINVAL;
+      if ((argument & ~offered) !== 0n) return -EINVAL;
+      if (hasVcpus(vm) && vm.vm.host.behaviour.settledByVcpus) return -EINVAL;
       vm.settings.disabledExits |= Number(argument);
       return 0;
     },
@@ -216,7 +220,9 @@ export function tellApics(vm: X86Vm): void {
 
 /** What KVM_CHECK_EXTENSION(KVM_CAP_X2APIC_API) answers: bit 2 needs a split irqchip. */
 export const x2apicApiFlags = (offered: number, split: boolean): number =>
-  split ? offered | (offered === 0 ? 0 : X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST) : offered;
+  split && (offered & X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST) !== 0
+    ? offered | X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST
+    : offered;
 
 /** Off or exit, not both; exits need a processor that detects bus locks, and the choice is taken all the same. */
 function enableBusLockExit(vm: X86Vm, argument: bigint): number {
@@ -249,15 +255,25 @@ function enableMaxVcpuId(vm: X86Vm, argument: bigint, offered: bigint): number {
   return 0;
 }
 
-/** KVM_ENABLE_CAP on a vCPU: only the paravirtual features can be confined to CPUID. */
+/**
+ * KVM_ENABLE_CAP on a vCPU: the paravirtual features, and Hyper-V's, can be confined to CPUID. Hyper-V's optimisations of
+ * nested virtualisation are Intel's, ENOTTY.
+ */
 export function enableVcpuCap(
   vcpu: X86Vcpu,
   capability: number,
   flags: number,
   args: readonly bigint[],
 ): number {
-  if (flags !== 0 || capability !== KVM_CAP_ENFORCE_PV_FEATURE_CPUID) return -EINVAL;
-  if ((vcpu.vm.vm.host.vmCapabilities.get(capability) ?? 0) === 0) return -EINVAL;
+  const { vmCapabilities, facts } = vcpu.vm.vm.host;
+  if (flags !== 0) return -EINVAL;
+  if (facts.hypervCpuid !== undefined) {
+    if (capability === KVM_CAP_HYPERV_ENLIGHTENED_VMCS || capability === KVM_CAP_HYPERV_DIRECT_TLBFLUSH)
+      return -ENOTTY;
+    if (capability === KVM_CAP_HYPERV_ENFORCE_CPUID) return 0;
+  }
+  if (capability !== KVM_CAP_ENFORCE_PV_FEATURE_CPUID || (vmCapabilities.get(capability) ?? 0) === 0)
+    return -EINVAL;
   vcpu.enforcesPvCpuid = args[0] !== 0n;
   return 0;
 }

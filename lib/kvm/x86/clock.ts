@@ -90,9 +90,9 @@ function setClock(file: VmFile, user: Argument): number {
   return 0;
 }
 
-/** The frequency that new vCPUs get. EINVAL once there is one. */
+/** The frequency that new vCPUs get. EINVAL once there is one, since 6.17. */
 function setVmTscKhz(file: VmFile, user: Argument): number {
-  if (file.vm.vcpus.length !== 0) return -EINVAL;
+  if (file.vm.vcpus.length !== 0 && file.vm.host.behaviour.settledByVcpus) return -EINVAL;
   (file.vm.arch as X86Vm).tscKhz = user.low === 0 ? hostTscKhz(file.vm.host) : user.low;
   return 0;
 }

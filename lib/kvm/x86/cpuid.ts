@@ -16,6 +16,7 @@ import {
   KVM_GET_CPUID2,
   KVM_GET_EMULATED_CPUID,
   KVM_GET_SUPPORTED_CPUID,
+  KVM_GET_SUPPORTED_HV_CPUID,
   KVM_SET_CPUID,
   KVM_SET_CPUID2,
   KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT,
@@ -27,9 +28,10 @@ import { load32, store32 } from "../../abi/struct.ts";
 import type { Argument } from "../../kernel/argument.ts";
 import { copyOut } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
-import type { NativeCpuid } from "../host.ts";
+import type { KvmHost, NativeCpuid } from "../host.ts";
 import type { KvmSystem } from "../system.ts";
 import type { VcpuFile } from "../vcpu.ts";
+import { hostHas } from "./host-cpuid.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 const ENTRY = KvmCpuidEntry2.size;
@@ -63,6 +65,12 @@ const PERMISSION_NEEDED = 1 << 18;
 const XSAVE_VARIANTS = 0b0111;
 /** bytes of the legacy region and the XSAVE header */
 const XSAVE_MIN = 0x240;
+
+/** Hyper-V's leaves: features, with timers that raise interrupts; recommendations, with IPIs to many */
+const HV_FEATURES = 0x4000_0003;
+const HV_RECOMMENDATIONS = 0x4000_0004;
+const HV_STIMER_DIRECT = 1 << 19;
+const HV_CLUSTER_IPI = 1 << 10;
 
 /** any index will do */
 export const ANY_INDEX = -1;
@@ -211,6 +219,11 @@ export class Cpuid {
     return this.#entries;
   }
 
+  /** Before 6.14, OSPKE followed CR4 only on a processor that has protection keys. */
+  #showsOspke({ vcpu: { vm } }: X86Vcpu): boolean {
+    return vm.host.behaviour.guestCapsFromCreation || hostHas(vm.host, "pku");
+  }
+
   /**
    * arch/x86/kvm/cpuid.c:kvm_update_cpuid_runtime (6.18). What does not follow by itself, MONITOR, changes when something
    * else does.
@@ -225,7 +238,8 @@ export class Cpuid {
       if (setBit(basic, ECX, OSXSAVE, (cr4 & CR4_OSXSAVE) !== 0)) changed = true;
       if (setBit(basic, EDX, APIC, (vcpu.registers.apicBaseLo & APIC_BASE_ENABLE) !== 0)) changed = true;
     }
-    if (extended !== undefined && setBit(extended, ECX, OSPKE, (cr4 & CR4_PKE) !== 0)) changed = true;
+    if (extended !== undefined && this.#showsOspke(vcpu))
+      if (setBit(extended, ECX, OSPKE, (cr4 & CR4_PKE) !== 0)) changed = true;
     const showsMwait = (vcpu.vm.settings.disabledQuirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) !== 0;
     if (changed && showsMwait && basic !== undefined)
       setBit(basic, ECX, MONITOR, (vcpu.msrs.miscEnable & MISC_ENABLE_MWAIT) !== 0n);
@@ -343,12 +357,34 @@ function getCpuid2(file: VcpuFile, user: Argument): number {
   return 0;
 }
 
+/** Hyper-V's leaves, where KVM offers them: EINVAL, EFAULT, E2BIG. */
+function getHyperv({ facts }: KvmHost, user: Argument, vcpu?: X86Vcpu): number {
+  if (facts.hypervCpuid === undefined) return -EINVAL;
+  if (!user.readable(HEADER)) return -EFAULT;
+  const withLapic = vcpu === undefined || vcpu.lapic !== undefined;
+  const leaves = withLapic ? facts.hypervCpuid : withoutLapic(facts.hypervCpuid);
+  return offer(leaves, user, load32(user.bytes, user.at));
+}
+
+/** What needs a local APIC in the kernel: timers that raise interrupts, and IPIs to many vCPUs. */
+function withoutLapic(leaves: Uint8Array): Uint8Array {
+  const copy = leaves.slice();
+  for (let at = 0; at < copy.length; at += ENTRY) {
+    const entry = copy.subarray(at, at + ENTRY);
+    if (load32(entry, 0) === HV_FEATURES) setBit(entry, EDX, HV_STIMER_DIRECT, false);
+    if (load32(entry, 0) === HV_RECOMMENDATIONS) setBit(entry, EAX, HV_CLUSTER_IPI, false);
+  }
+  return copy;
+}
+
 export const cpuidSystemIoctls: readonly Entry<KvmSystem>[] = [
+  [KVM_GET_SUPPORTED_HV_CPUID, (file, user) => getHyperv(file.host, user)],
   [KVM_GET_SUPPORTED_CPUID, getSupported],
   [KVM_GET_EMULATED_CPUID, getEmulated],
 ];
 
 export const cpuidIoctls: readonly Entry<VcpuFile>[] = [
+  [KVM_GET_SUPPORTED_HV_CPUID, (file, user) => getHyperv(file.vcpu.vm.host, user, file.vcpu.arch as X86Vcpu)],
   [KVM_SET_CPUID, setCpuid],
   [KVM_SET_CPUID2, setCpuid2],
   [KVM_GET_CPUID2, getCpuid2],

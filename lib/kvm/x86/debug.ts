@@ -108,6 +108,7 @@ function setGuestDebug(file: VcpuFile, user: Argument): number {
   const control = load32(user.bytes, user.at);
   if ((control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)) !== 0) {
     if (events.exceptionWaits) return -EBUSY;
+    if (events.exception.injected && of(file).vcpu.vm.host.behaviour.debugWaitsForInjected) return -EBUSY;
     events.queueException((control & KVM_GUESTDBG_INJECT_DB) !== 0 ? DB_VECTOR : BP_VECTOR);
   }
   if (debug.singleSteps) registers.clearTrapFlag();

@@ -99,6 +99,8 @@ function readRange(user: Argument, at: number): MsrRange | number {
 const MAX_EVENTS = 300;
 /** what is neither event select (0 to 7), match (8 to 15), exclude (55) nor mask (56 to 63) of a masked event */
 const MASKED_RESERVED = 0x007f_ffff_ffff_0000n;
+/** bits 8 to 11 of an event select, which AMD has */
+const AMD_EVENT_SELECT = 0xf_0000_0000n;
 
 /** EFAULT, EINVAL for unknown flags or actions, E2BIG for more than 300 events. */
 function setPmuEventFilter(file: VmFile, user: Argument): number {
@@ -110,7 +112,9 @@ function setPmuEventFilter(file: VmFile, user: Argument): number {
   const events: bigint[] = [];
   for (let i = 0; i < nevents; i++) events.push(load64(user.bytes, user.at + KvmPmuEventFilter.size + 8 * i));
   const masked = (flags & KVM_PMU_EVENT_FLAG_MASKED_EVENTS) !== 0;
-  if (masked && events.some((event) => (event & MASKED_RESERVED) !== 0n)) return -EINVAL;
+  const { flavour } = file.vm.host;
+  const reserved = flavour === "svm" ? MASKED_RESERVED & ~AMD_EVENT_SELECT : MASKED_RESERVED;
+  if (masked && events.some((event) => (event & reserved) !== 0n)) return -EINVAL;
   (file.vm.arch as X86Vm).pmuEventFilter = { action, flags, events };
   return 0;
 }

@@ -4,10 +4,13 @@
  */
 import { load32 } from "../../abi/struct.ts";
 import type { KvmHost } from "../host.ts";
-import { EAX, EBX, ECX, EDX } from "./cpuid.ts";
 
 /** `struct kvm_cpuid_entry2` */
 const ENTRY = 40;
+const EAX = 12;
+const EBX = 16;
+const ECX = 20;
+const EDX = 24;
 
 // biome-ignore format: a table
 const features = {
@@ -15,6 +18,8 @@ const features = {
   flushL1d: [7, EDX, 28],
   fxsrOpt: [0x8000_0001, EDX, 25],
   svm: [0x8000_0001, ECX, 2],
+  noLmsle: [0x8000_0008, EBX, 20],
+  pku: [7, ECX, 3],
   ibpb: [0x8000_0008, EBX, 12],
   automaticIbrs: [0x8000_0021, EAX, 8],
 } as const;

@@ -7,11 +7,13 @@
  * 1 slave, 2 IOAPIC), pad u32, the state @8. KVM_IRQ_LINE, KVM_IRQ_LINE_STATUS: `struct kvm_irq_level`, 8 bytes:
  * irq u32 (the status comes back here), level u32. KVM_SIGNAL_MSI: `struct kvm_msi`, 32 bytes.
  */
-import { EEXIST, EFAULT, EINVAL, ENOMEM, ENOSPC, ENXIO } from "../../abi/errno.ts";
+import { EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENOSPC, ENXIO } from "../../abi/errno.ts";
 import {
+  KVM_CAP_HYPERV_SYNIC,
   KVM_CREATE_IRQCHIP,
   KVM_IRQ_LINE,
   KVM_IRQ_LINE_STATUS,
+  KVM_IRQ_ROUTING_HV_SINT,
   KVM_IRQ_ROUTING_IRQCHIP,
   KVM_IRQ_ROUTING_MSI,
   KVM_IRQFD,
@@ -89,7 +91,7 @@ export class Irqchip implements IrqArch {
     return !resample || this.mode === "kernel";
   }
 
-  /** arch/x86/kvm/irq_comm.c:kvm_set_routing_entry (6.1) */
+  /** arch/x86/kvm/irq_comm.c:kvm_set_routing_entry (6.1). Nothing listens to a source of Hyper-V's controller here. */
   checkRoute(type: number, first: number, second: number): number {
     switch (type) {
       case KVM_IRQ_ROUTING_IRQCHIP:
@@ -105,6 +107,8 @@ export class Irqchip implements IrqArch {
         }
       case KVM_IRQ_ROUTING_MSI:
         return this.#invalidMsi(second) ? -EINVAL : 0;
+      case KVM_IRQ_ROUTING_HV_SINT:
+        return this.vm.host.vmCapabilities.has(KVM_CAP_HYPERV_SYNIC) ? 0 : -EINVAL;
       default:
         return -EINVAL;
     }
@@ -113,6 +117,7 @@ export class Irqchip implements IrqArch {
   setRoute(route: Route, sourceId: number, level: boolean, lineStatus: boolean): number {
     if (route.type === KVM_IRQ_ROUTING_MSI)
       return level ? this.sendMsi(route.addressLo, route.addressHi, route.data) : -1;
+    if (route.type === KVM_IRQ_ROUTING_HV_SINT) return level ? -ENOENT : -1;
     if (route.irqchip === KVM_IRQCHIP_IOAPIC)
       return this.setIoapicPin(route.pin, sourceId, level, lineStatus);
     const input = route.irqchip === KVM_IRQCHIP_PIC_SLAVE ? PIC_PINS + route.pin : route.pin;

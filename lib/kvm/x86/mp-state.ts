@@ -23,12 +23,12 @@ import type { X86Vcpu } from "./vcpu.ts";
 
 /**
  * INIT and startup IPIs that came as messages take effect: an INIT first, then a startup of a vCPU that waits for it. In
- * system management mode an INIT waits, and a startup is lost.
+ * system management mode an INIT waits, and a startup is lost; so it is while AMD's GIF is off.
  */
 export function acceptEvents(vcpu: X86Vcpu): void {
   const { lapic } = vcpu;
   if (lapic === undefined || lapic.pendingEvents === 0) return;
-  if (vcpu.events.smi.smm) {
+  if (vcpu.events.smi.smm || !vcpu.gif) {
     lapic.pendingEvents &= ~EVENT_SIPI;
     return;
   }
@@ -64,6 +64,11 @@ const withLapic: readonly number[] = [
 /** what an INIT leads to, which waits in system management mode */
 const startStates: readonly number[] = [KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_SIPI_RECEIVED];
 
+/** Before 7.2, such a state was refused while it would have to wait. */
+const keepsStartsBack = (vcpu: X86Vcpu): boolean =>
+  !vcpu.vcpu.vm.host.behaviour.startStatesAnyTime &&
+  (vcpu.events.smi.smm || vcpu.events.smi.pending || !vcpu.gif);
+
 /** EFAULT; EINVAL for a state that is none on x86, and for any but RUNNABLE without an in-kernel local APIC. */
 function setMpState(file: VcpuFile, user: Argument): number {
   if (!user.readable(4)) return -EFAULT;
@@ -72,7 +77,7 @@ function setMpState(file: VcpuFile, user: Argument): number {
   if (vcpu.lapic === undefined) {
     if (state !== KVM_MP_STATE_RUNNABLE) return -EINVAL;
   } else if (!withLapic.includes(state)) return -EINVAL;
-  else if (startStates.includes(state) && (vcpu.events.smi.smm || vcpu.events.smi.pending)) return -EINVAL;
+  else if (startStates.includes(state) && keepsStartsBack(vcpu)) return -EINVAL;
   else if (state === KVM_MP_STATE_SIPI_RECEIVED) {
     vcpu.mpState = KVM_MP_STATE_INIT_RECEIVED;
     vcpu.lapic.pendingEvents |= EVENT_SIPI;

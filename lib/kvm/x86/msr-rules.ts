@@ -91,10 +91,11 @@ const whereCpuid = (has: (vcpu: X86Vcpu) => boolean, there: MsrRule, absent: Msr
 const hasLapic = (vcpu: X86Vcpu): boolean => vcpu.lapic !== undefined;
 
 /** The value that the host reports as a feature. */
-const feature = (index: number): MsrRule => {
+const feature = (index: number, otherwise = 0n): MsrRule => {
   const { write } = stored();
   return {
-    read: (vcpu) => vcpu.msrs.values.get(index) ?? vcpu.vcpu.vm.host.facts.msrFeatureValues?.get(index) ?? 0n,
+    read: (vcpu) =>
+      vcpu.msrs.values.get(index) ?? vcpu.vcpu.vm.host.facts.msrFeatureValues?.get(index) ?? otherwise,
     write,
   };
 };
@@ -251,6 +252,21 @@ const whereOffered = (bit: number, rule: MsrRule): MsrRule => {
   };
 };
 
+/** Reads as 0, and takes that where user space is told to save it. */
+const zeroIfListed: MsrRule = {
+  read: () => 0n,
+  write: (vcpu, index, value) => value === 0n && isListed(vcpu, index),
+};
+/** No component of XSS is offered: 0, before 6.14 whether it is listed or not. */
+const xss: MsrRule = {
+  read: () => 0n,
+  write: (vcpu, index, value) =>
+    value === 0n && (isListed(vcpu, index) || !vcpu.vcpu.vm.host.behaviour.featureMsrsFollowCpuid),
+};
+/** Before 6.14, user space had ARCH_CAPABILITIES whatever CPUID said. */
+const showsArchCapabilities = ({ cpuid, vcpu }: X86Vcpu): boolean =>
+  cpuid.hasArchCapabilities || !vcpu.vm.host.behaviour.featureMsrsFollowCpuid;
+
 /** MWAIT, bit 18, is shown in CPUID once the quirk is off; a processor without SSE3 has none. */
 const MWAIT = 1n << 18n;
 const miscEnable: MsrRule = {
@@ -355,9 +371,9 @@ const rows: readonly Row[] = [
   [0x9e, 0x9e, smbase],
   [0xc1, 0xc2, ignored()],                                     // PERFCTR
   [0xcd, 0xcd, constant(3n)],                                  // FSB_FREQ
-  [0xce, 0xce, feature(0xce)],                                 // PLATFORM_INFO
+  [0xce, 0xce, feature(0xce, CPUID_FAULT)],                                 // PLATFORM_INFO
   [0xfe, 0xfe, constant(0x508n)],                              // MTRRcap
-  [0x10a, 0x10a, whereCpuid(({ cpuid }) => cpuid.hasArchCapabilities, feature(0x10a), zero)],
+  [0x10a, 0x10a, whereCpuid(showsArchCapabilities, feature(0x10a), zero)],
   [0x10b, 0x10b, flushCmd],
   [0x11e, 0x11e, ignored(0xbe70_2111n)],                       // BBL_CR_CTL3
   [0x122, 0x122, ignored()],                                   // TSX_CTRL
@@ -373,7 +389,7 @@ const rows: readonly Row[] = [
   [0x1a0, 0x1a0, miscEnable],
   [0x1c4, 0x1c5, zero],                        // XFD, XFD_ERR
   [0x1d9, 0x1d9, ignored()],                                   // DEBUGCTL
-  [0x1db, 0x1de, zero],                        // LASTBRANCH, LASTINT
+  [0x1db, 0x1de, zeroIfListed],                // LASTBRANCH, LASTINT
   [0x1fc, 0x1fc, stored()],                                    // POWER_CTL
   [0x250, 0x250, stored(0n, mtrrFixed)],
   [0x258, 0x259, stored(0n, mtrrFixed)],
@@ -390,7 +406,7 @@ const rows: readonly Row[] = [
   [0x641, 0x641, constant()],
   [0x6e0, 0x6e0, tscDeadline],
   [0x800, 0x8ff, x2apic],
-  [0xda0, 0xda0, constant()],                                  // XSS
+  [0xda0, 0xda0, xss],
   [0x4b56_4d00, 0x4b56_4d00, whereOffered(3, wallClock)],      // KVM_WALL_CLOCK
   [0x4b56_4d01, 0x4b56_4d01, whereOffered(3, systemTime)],
   [0x4b56_4d02, 0x4b56_4d02, whereOffered(4, asyncPfEnable)],

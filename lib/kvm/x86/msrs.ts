@@ -139,6 +139,7 @@ function msrOf(bytes: Uint8Array, at: number): number {
 
 /** EFAULT; EINVAL for an id that is no MSR, or an MSR that is refused. */
 function getOneReg(file: VcpuFile, user: Argument): number {
+  if (!file.vcpu.vm.host.behaviour.x86OneReg) return -EINVAL;
   if (!user.readable(KvmOneReg.size)) return -EFAULT;
   const index = msrOf(user.bytes, user.at);
   const value = index < 0 ? undefined : (file.vcpu.arch as X86Vcpu).msrs.get(index);
@@ -151,6 +152,7 @@ function getOneReg(file: VcpuFile, user: Argument): number {
 }
 
 function setOneReg(file: VcpuFile, user: Argument): number {
+  if (!file.vcpu.vm.host.behaviour.x86OneReg) return -EINVAL;
   if (!user.readable(KvmOneReg.size)) return -EFAULT;
   const index = msrOf(user.bytes, user.at);
   if (index < 0) return -EINVAL;
@@ -160,7 +162,8 @@ function setOneReg(file: VcpuFile, user: Argument): number {
 }
 
 /** No register has a name of its own here: the shadow stack pointer would, where CET is offered. */
-function getRegList(_file: VcpuFile, user: Argument): number {
+function getRegList(file: VcpuFile, user: Argument): number {
+  if (!file.vcpu.vm.host.behaviour.x86OneReg) return -EINVAL;
   if (!user.readable(8)) return -EFAULT;
   if (!user.writable(8)) return -EFAULT;
   store64(user.bytes, user.at, 0);

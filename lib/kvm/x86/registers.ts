@@ -45,7 +45,8 @@ export const EFER_SCE = 1;
 export const EFER_LME = 1 << 8;
 export const EFER_LMA = 1 << 10;
 export const EFER_NX = 1 << 11;
-const EFER_SVME = 1 << 12;
+export const EFER_SVME = 1 << 12;
+const EFER_LMSLE = 1 << 13;
 const EFER_FFXSR = 1 << 14;
 const EFER_AUTOIBRS = 1 << 21;
 const RFLAGS_FIXED = 2;
@@ -92,7 +93,7 @@ export function supportedEfer(host: KvmHost): number {
   if (host.flavour !== "svm") return common;
   return (
     common |
-    (hostHas(host, "svm") ? EFER_SVME : 0) |
+    (hostHas(host, "svm") ? EFER_SVME | (hostHas(host, "noLmsle") ? 0 : EFER_LMSLE) : 0) |
     (hostHas(host, "fxsrOpt") ? EFER_FFXSR : 0) |
     (hostHas(host, "automaticIbrs") ? EFER_AUTOIBRS : 0)
   );
@@ -222,8 +223,9 @@ export class Registers {
 
   /** IA32_APIC_BASE from user space: whether the value is one that can be, or the one that is there. */
   setApicBase(lo: number, hi: number): boolean {
-    if (lo === this.apicBaseLo && hi === load32(this.sregsBytes, apicBase + 4)) return true;
     const { cpuid, lapic } = this.#vcpu;
+    const same = lo === this.apicBaseLo && hi === load32(this.sregsBytes, apicBase + 4);
+    if (same && this.#vcpu.vcpu.vm.host.behaviour.sameApicBaseTaken) return true;
     if ((lo & APIC_BASE_RESERVED) !== 0 || !this.#isGuestAddress(lo, hi)) return false;
     if ((lo & APIC_BASE_X2APIC) !== 0 && (!cpuid.hasX2apic || (lo & APIC_BASE_ENABLE) === 0)) return false;
     store32(this.sregsBytes, apicBase, lo);

@@ -39,6 +39,8 @@ export class X86Vcpu implements VcpuArch {
   tscOffset = 0n;
   /** see TscSync */
   tscGeneration = 0;
+  /** AMD's global interrupt flag, which nested virtualisation needs */
+  gif = true;
   /** KVM_RUN has been entered: CPUID does not change any more */
   hasRun = false;
   /** paravirtual features only where CPUID shows them (KVM_CAP_ENFORCE_PV_FEATURE_CPUID) */

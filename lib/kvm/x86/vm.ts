@@ -4,9 +4,12 @@ import {
   KVM_CAP_DISABLE_QUIRKS2,
   KVM_CAP_MAX_VCPU_ID,
   KVM_CAP_MAX_VCPUS,
+  KVM_CAP_VM_COPY_ENC_CONTEXT_FROM,
+  KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM,
   KVM_CAP_X2APIC_API,
   KVM_CAP_X86_SMM,
 } from "../../abi/kvm.ts";
+import type { Process } from "../../kernel/process.ts";
 import type { VmArch } from "../arch.ts";
 import type { IrqArch } from "../irq-routing.ts";
 import type { MemoryChange, MemorySlot } from "../memory-slots.ts";
@@ -16,10 +19,17 @@ import { hostTscKhz, KvmClock } from "./clock.ts";
 import type { MsrFilter } from "./filters.ts";
 import type { Irqchip } from "./irqchip.ts";
 import type { KvmPit } from "./pit.ts";
+import { encryptionContext } from "./sev.ts";
 import { TscSync } from "./tsc-sync.ts";
 
 /** Guest physical addresses that a slot may reach, in frames: 52 bits at most. */
 const MAX_FRAMES = 2 ** 40;
+
+/** AMD's module knows them, whatever the processor. */
+const encryptionCaps: readonly number[] = [
+  KVM_CAP_VM_COPY_ENC_CONTEXT_FROM,
+  KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM,
+];
 
 export class X86Vm implements VmArch {
   readonly vm: Vm;
@@ -98,7 +108,9 @@ export class X86Vm implements VmArch {
     return slot.baseFrame + slot.pages > MAX_FRAMES ? -EINVAL : 0;
   }
 
-  enableCap(capability: number, flags: number, args: readonly bigint[]): number {
+  enableCap(capability: number, flags: number, args: readonly bigint[], process: Process): number {
+    if (flags === 0 && this.vm.host.flavour === "svm" && encryptionCaps.includes(capability))
+      return encryptionContext(process, args[0]);
     return enableVmCap(this, capability, flags, args);
   }
 
