@@ -170,8 +170,10 @@ export function executeTwoByte(cpu: Cpu, opcode: number): void {
 function groupSix(cpu: Cpu): void {
   cpu.fetchModrm();
   cpu.endFetch();
-  if (!cpu.protectedMode) return cpu.undefinedOpcode();
   const operation = (cpu.modrm >> 3) & 7;
+  // Linux's emulator does not know the last four, in any mode
+  if (!cpu.protectedMode)
+    return operation >= 4 && cpu.options.emulated ? cpu.memory.unhandled() : cpu.undefinedOpcode();
   switch (operation) {
     case 0:
     case 1: {
@@ -400,6 +402,7 @@ function groupNine(cpu: Cpu): void {
     cpu.flags |= ZF;
     return;
   }
+  cpu.setRm64(value); // written in either case
   cpu.setRegister(4, RAX, Number(value & 0xffff_ffffn));
   cpu.setRegister(4, RDX, Number(value >> 32n));
   cpu.flags &= ~ZF;

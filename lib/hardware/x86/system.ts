@@ -81,7 +81,7 @@ export function writeCr0(cpu: Cpu, given: number): void {
   if (turningOn && longEnabled && ((c32[2 * CR4] & CR4_PAE) === 0 || cpu.segments[CS].l !== 0))
     return cpu.fault(GP, 0);
   if (turningOff && (cpu.long || (c32[2 * CR4] & CR4_PCIDE) !== 0)) return cpu.fault(GP, 0);
-  if (turningOn && !longEnabled && cpu.options.pagingIsLong) return memory.shutDown();
+  if (turningOn && !longEnabled && cpu.options.pagingIsLong) return cpu.fault(GP, 0); // (recorded)
   if (cpu.stopped) return;
   c32[2 * CR0] = value;
   if (turningOn && longEnabled) c32[2 * EFER] |= EFER_LMA;
@@ -117,6 +117,8 @@ export function moveControl(cpu: Cpu, toControl: boolean): void {
   cpu.endFetch();
   const { state, long } = cpu;
   const number = cpu.reg;
+  // Linux's emulator looks at the level first (arch/x86/kvm/emulate.c:x86_emulate_insn, Priv, 6.1)
+  if (cpu.options.emulated && !privileged(cpu)) return;
   if (number !== 0 && number !== 2 && number !== 3 && number !== 4 && number !== 8)
     return cpu.undefinedOpcode();
   if (!privileged(cpu)) return;
@@ -156,6 +158,7 @@ export function moveDebug(cpu: Cpu, toDebug: boolean): void {
   const { state, long } = cpu;
   const { c64, c32 } = state;
   let number = cpu.reg;
+  if (cpu.options.emulated && !privileged(cpu)) return;
   if (number > 7) return cpu.undefinedOpcode();
   if (number === 4 || number === 5) {
     if ((c32[2 * CR4] & CR4_DE) !== 0) return cpu.undefinedOpcode();
@@ -177,7 +180,7 @@ export function moveDebug(cpu: Cpu, toDebug: boolean): void {
   if (cpu.stopped) return;
   if (number < 4) c64[place] = value;
   else if (number === 6) c64[place] = (value & 0xe00fn) | DR6_FIXED;
-  else c64[place] = (value & 0xffff_23ffn) | 0x400n;
+  else c64[place] = (value & 0xffff_2bffn) | 0x400n;
   // breakpoints keep their pages out of the cache
   cpu.memory.flush();
 }
@@ -226,7 +229,8 @@ function loadTable(cpu: Cpu, which: "gdt" | "idt"): void {
     : BigInt(cpu.readAt(cpu.eaSegment, at, cpu.eaHi, 4));
   if (cpu.stopped) return;
   const hi = Number(base >> 32n) | 0;
-  if (cpu.long && (hi << 16) >> 16 !== hi) return cpu.fault(GP, 0);
+  // 57 bits where the host has them, whatever the guest uses (arch/x86/kvm/x86.h:is_noncanonical_base_address, 6.18)
+  if (cpu.long && (hi << 7) >> 7 !== hi) return cpu.fault(GP, 0);
   const table = cpu.state[which];
   table.limit = limit;
   table.baseLo = Number(base & (cpu.osize === 2 && !cpu.long ? 0xff_ffffn : LOW32));
@@ -266,15 +270,22 @@ export function groupSeven(cpu: Cpu): void {
   }
 }
 
+/** VMCALL, MONITOR, MWAIT, XSETBV, VMMCALL, SWAPGS: of CPL 0 alone in Linux's emulator (recorded). */
+const PRIVILEGED = new Set([0xc1, 0xc8, 0xc9, 0xd1, 0xd9, 0xf8]);
+
 function groupSevenRegisters(cpu: Cpu): void {
+  if (cpu.options.emulated && PRIVILEGED.has(cpu.modrm) && !privileged(cpu)) return;
   switch (cpu.modrm) {
     case 0xc1: // VMCALL
-    case 0xd9: // VMMCALL
       return hypercall(cpu);
+    case 0xd9: // VMMCALL
+      return cpu.options.emulated ? cpu.undefinedOpcode() : hypercall(cpu);
     case 0xd0: // XGETBV
       if (cpu.options.emulated) return cpu.memory.unhandled();
       if (cpu.r32[2 * RCX] !== 0) return cpu.fault(GP, 0);
       return setPair(cpu, cpu.state.c64[XCR0]);
+    case 0xd1: // XSETBV
+      return cpu.options.emulated ? cpu.undefinedOpcode() : cpu.memory.unhandled();
     case 0xf8: // SWAPGS
       return swapGs(cpu);
     case 0xf9: // RDTSCP
@@ -378,7 +389,8 @@ function hypercall(cpu: Cpu): void {
 // ---- system calls --------------------------------------------------------------------------------------------------
 
 function swapGs(cpu: Cpu): void {
-  if (!cpu.long) return cpu.notThere();
+  // pvm does it in the emulator's place, in every mode (recorded)
+  if (!cpu.long && !cpu.options.emulated) return cpu.notThere();
   if (!privileged(cpu)) return;
   cpu.refused = cpu.options.emulated;
   const gs = cpu.segments[GS];

@@ -120,6 +120,8 @@ export function loadSegment(cpu: Cpu, index: number, selector: number): void {
   if ((selector & 0xfffc) === 0) {
     if (index === SS) {
       if (!cpu.long || cpl === 3 || rpl !== cpl) return cpu.fault(GP, 0);
+      // Linux's emulator makes it data of one page (arch/x86/kvm/emulate.c:__load_segment_descriptor, 6.1)
+      if (cpu.options.emulated) return fill(segment, selector, 0, 0xc0_9300 | (cpl << 13));
       segment.selector = selector;
       segment.dpl = cpl;
       segment.unusable = 1;
@@ -171,7 +173,8 @@ export function loadSystemSegment(cpu: Cpu, index: number, selector: number): vo
     nullSegment(segment, selector);
     return;
   }
-  if ((selector & 4) !== 0) return cpu.fault(GP, code);
+  // TR is refused before the error code is known (arch/x86/kvm/emulate.c:__load_segment_descriptor, 6.1)
+  if ((selector & 4) !== 0) return cpu.fault(GP, index === TR ? 0 : code);
   if (!readDescriptor(cpu, selector, GP, longActive(cpu))) return;
   const hi = descriptorHi;
   const type = typeOf(hi);
