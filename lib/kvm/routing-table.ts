@@ -9,6 +9,7 @@
  */
 import { EINVAL } from "../abi/errno.ts";
 import { KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_MSI_VALID_DEVID } from "../abi/kvm.ts";
+import { newBytes } from "../abi/slab.ts";
 
 /** Bytes of an entry. */
 export const ROUTE_BYTES = 48;
@@ -62,8 +63,8 @@ export interface RouteCheck {
 export class RoutingTable {
   #count = 0;
   /** the entries; there may be room for more */
-  #bytes = none;
-  #view = noView;
+  #bytes: Uint8Array = none;
+  #view: DataView = noView;
   /** by GSI: 1 + the first entry that has it, 0 for none */
   #first: Uint16Array = noEntries;
   /** by entry: 1 + the next one of its GSI, 0 for none */
@@ -77,8 +78,8 @@ export class RoutingTable {
   copy(bytes: Uint8Array, at: number, count: number): void {
     const size = count * ROUTE_BYTES;
     if (size > this.#bytes.length) {
-      this.#bytes = new Uint8Array(roomFor(count) * ROUTE_BYTES);
-      this.#view = new DataView(this.#bytes.buffer);
+      this.#bytes = newBytes(roomFor(count) * ROUTE_BYTES);
+      this.#view = new DataView(this.#bytes.buffer, this.#bytes.byteOffset, this.#bytes.length);
       this.#next = new Uint16Array(roomFor(count));
     }
     this.#bytes.set(bytes.subarray(at, at + size));
