@@ -324,7 +324,12 @@ function someAccess(random: Random, chips: boolean): Access {
       const byte = random.chance(90) ? 1 : width;
       if (random.chance(25))
         return random.chance(50)
-          ? { does: "out", port: 0x43, width: 1, value: random.pick([0x40, 0x80]) | random.below(0x40) }
+          ? {
+              does: "out",
+              port: 0x43,
+              width: 1,
+              value: random.pick([0x40, 0x80]) | random.between(0x10, 0x3f),
+            }
           : { does: "out", port: random.pick(portsOfPit), width: byte, value };
       const port = random.pick(portsOfChips);
       if (random.chance(40)) return { does: "in", port, width: byte };

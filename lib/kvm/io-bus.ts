@@ -37,11 +37,15 @@ export class IoBus {
     return 0;
   }
 
-  /** Counts devices that answer elsewhere, the chips of the kernel: 0, or −ENOSPC. A negative number gives back. */
-  reserve(count: number): number {
-    if (this.#counted + count > MAX_DEVICES) return -ENOSPC;
-    this.#counted += count;
+  /** Registers ranges that answer elsewhere, the chips of the kernel: all of them and 0, or none and −ENOSPC. */
+  hold(ranges: readonly IoDevice[]): number {
+    if (this.#counted + ranges.length > MAX_DEVICES) return -ENOSPC;
+    for (const range of ranges) this.register(range);
     return 0;
+  }
+
+  release(ranges: readonly IoDevice[]): void {
+    for (const range of ranges) this.unregister(range);
   }
 
   unregister(device: IoDevice): void {
@@ -103,3 +107,10 @@ function compare(address: number, length: number, device: IoDevice): number {
     device.length === 0 ? address > device.address : address + length > device.address + device.length;
   return past ? 1 : 0;
 }
+
+/** The range of a chip that answers elsewhere. */
+export const heldRange = (address: number, length: number): IoDevice => ({
+  address,
+  length,
+  isIoeventfd: false,
+});

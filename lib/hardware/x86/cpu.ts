@@ -13,7 +13,7 @@
 import { Alu } from "./alu.ts";
 import type { Bus } from "./bus.ts";
 import { execute } from "./execute.ts";
-import { GP, Memory, NO_CODE, READ, RUNNING, SS_FAULT, UD, WRITE } from "./memory.ts";
+import { GP, Memory, NO_CODE, READ, RUNNING, SS_FAULT, UD, WAITING, WRITE } from "./memory.ts";
 import {
   type CpuState,
   CR0,
@@ -100,6 +100,8 @@ export class Cpu {
   rip = 0;
   /** where the present one starts */
   start = 0;
+  /** the same as a linear address */
+  startLinear = 0;
   /** HLT was executed */
   halted = false;
   /** the interrupt shadow that this instruction leaves */
@@ -163,6 +165,7 @@ export class Cpu {
     const { memory, r32 } = this;
     memory.stop = RUNNING;
     memory.logAt = 0;
+    memory.begin();
     if (!this.portAnswered) this.portAt = this.portEnd = 0;
     this.portAnswered = false;
     this.halted = false;
@@ -178,6 +181,7 @@ export class Cpu {
     if ((this.#savedFlags & RF) !== 0) r32[2 * RFLAGS] &= ~RF;
     if (memory.stop === RUNNING) this.#decode();
     if (memory.stop !== RUNNING) {
+      if (memory.stop !== WAITING) memory.postedCount = 0;
       r32[2 * RFLAGS] = this.#savedFlags;
       r32[2 * RSP] = this.#savedRspLo;
       r32[2 * RSP + 1] = this.#savedRspHi;
@@ -233,6 +237,7 @@ export class Cpu {
     if (!this.options.emulated) this.#savedFlags = this.r32[2 * RFLAGS] | RF;
     this.memory.logCount = 0;
     this.memory.logAt = 0;
+    this.memory.begin();
   }
 
   #mode(): void {
@@ -283,6 +288,7 @@ export class Cpu {
       if (left <= 0) return memory.raise(GP, 0);
       linear = (code.baseLo + rip) >>> 0;
     }
+    if (this.#codeBefore === 0) this.startLinear = linear;
     if (!memory.findCode(linear, this.user)) return;
     const offset = linear & 4095;
     this.#code = memory.codeBytes;
@@ -629,8 +635,12 @@ export class Cpu {
   // ---- memory operands ---------------------------------------------------------------------------------------------
 
   readAt(segment: number, lo: number, hi: number, width: number): number {
+    const { memory } = this;
     const address = this.linear(segment, lo, hi, width, READ);
-    return this.memory.stop === RUNNING ? this.memory.read(address, width, this.user) : 0;
+    if (memory.stop !== RUNNING) return 0;
+    const value = memory.read(address, width, this.user);
+    if (this.options.emulated && memory.stop === RUNNING) memory.keep(width, value);
+    return value;
   }
 
   writeAt(segment: number, lo: number, hi: number, width: number, value: number): void {
@@ -639,8 +649,13 @@ export class Cpu {
   }
 
   readAt64(segment: number, lo: number, hi: number): bigint {
+    const { memory } = this;
     const address = this.linear(segment, lo, hi, 8, READ);
-    return this.memory.stop === RUNNING ? this.memory.read64(address, this.user) : 0n;
+    if (memory.stop !== RUNNING) return 0n;
+    const value = memory.read64(address, this.user);
+    if (this.options.emulated && memory.stop === RUNNING)
+      memory.keep(8, Number(value & 0xffff_ffffn), Number(value >> 32n));
+    return value;
   }
 
   writeAt64(segment: number, lo: number, hi: number, value: bigint): void {

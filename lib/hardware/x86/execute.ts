@@ -886,7 +886,8 @@ function enter(cpu: Cpu): void {
   const level = cpu.fetch8() & 31;
   cpu.endFetch();
   if (level !== 0 && cpu.options.emulated) return cpu.memory.unhandled();
-  const width = cpu.stackSize;
+  // Linux's emulator pushes by the size of the stack, not of the operand (arch/x86/kvm/emulate.c:em_enter, 6.1)
+  const width = cpu.options.emulated ? (cpu.long ? 8 : cpu.segments[SS].db !== 0 ? 4 : 2) : cpu.stackSize;
   if (width === 8) cpu.push64(cpu.r64[RBP]);
   else cpu.push(width, cpu.getRegister(width, RBP));
   const frame = cpu.r64[RSP];

@@ -188,6 +188,23 @@ export class Memory {
     return this.logAt < this.logCount ? 8 * this.logAt++ : -1;
   }
 
+  // what Linux's emulator read last: operands of one instruction, one behind the other
+  readonly #kept = new Uint8Array(64);
+  #keptAt = 0;
+
+  /** Another instruction, or another round, begins. */
+  begin(): void {
+    this.#keptAt = 0;
+  }
+
+  /** An operand was read. */
+  keep(width: number, value: number, upper = 0): void {
+    const at = this.#keptAt;
+    if (at > 40) return;
+    for (let i = 0; i < width; i++) this.#kept[at + i] = (i < 4 ? value : upper) >>> (8 * (i & 3));
+    this.#keptAt = at + width;
+  }
+
   /** The instruction is done. */
   forget(): void {
     this.logCount = 0;
@@ -250,6 +267,7 @@ export class Memory {
       }
     }
     store32(this.data, 0, value);
+    this.#freshAccess = true;
     this.#writeParts(linear, width, user);
   }
 
@@ -262,6 +280,7 @@ export class Memory {
   write64(linear: number, value: bigint, user: number): void {
     store32(this.data, 0, Number(value & 0xffff_ffffn));
     store32(this.data, 4, Number((value >> 32n) & 0xffff_ffffn));
+    this.#freshAccess = true;
     this.#writeParts(linear, 8, user);
   }
 
@@ -278,10 +297,20 @@ export class Memory {
         const from = this.bus.at + (physical & 4095);
         for (let i = 0; i < part; i++) this.data[done + i] = this.bus.bytes[from + i];
         this.#remember(READ, at, user);
-      } else if (!this.#readDevice(physical, part, done)) return false;
+      } else if (!this.#readDevice(physical, part, done)) {
+        if (done + part < length) this.#touch(this.#wrapped(linear + done + part), user);
+        return false;
+      }
       done += part;
     }
     return true;
+  }
+
+  /** The rest of an access that waits lies in another page: a fault there comes first. */
+  #touch(linear: number, user: number): void {
+    const { stop } = this;
+    this.stop = RUNNING;
+    if (this.translate(linear, READ, user) >= 0) this.stop = stop;
   }
 
   /** Outside of long mode an access beyond the last address goes on at 0. */
@@ -299,6 +328,8 @@ export class Memory {
       for (let i = 0; i < length; i++) this.data[at + i] = this.log[answer + i];
       return true;
     }
+    // a device that does not answer leaves what the buffer held
+    for (let i = 0; i < length; i++) this.data[at + i] = this.#kept[this.#keptAt + at + i];
     if (!this.bus.readMmio(physical, length, this.data, at)) {
       this.wait(EXIT_MMIO, physical, length);
       return false;
@@ -310,6 +341,11 @@ export class Memory {
 
   /** Up to 16 bytes from elsewhere. */
   writeBytes(linear: number, from: Uint8Array, at: number, length: number, user: number): void {
+    this.#freshAccess = true;
+    this.#writeFrom(linear, from, at, length, user);
+  }
+
+  #writeFrom(linear: number, from: Uint8Array, at: number, length: number, user: number): void {
     for (let i = 0; i < length; i++) this.data[i] = from[at + i];
     this.#writeParts(linear, length, user);
   }
@@ -335,25 +371,35 @@ export class Memory {
 
   /** Any number of bytes, at once. */
   writeBlock(linear: number, from: Uint8Array, at: number, length: number, user: number): void {
+    this.#freshAccess = true;
     for (let done = 0; done < length && this.stop === RUNNING; ) {
       const part = Math.min(length - done, 4096 - ((linear + done) & 4095));
       for (let i = 0; i < part; ) {
         const piece = Math.min(part - i, 8);
-        this.writeBytes(linear + done + i, from, at + done + i, piece, user);
+        this.#writeFrom(linear + done + i, from, at + done + i, piece, user);
         i += piece;
       }
       done += part;
     }
   }
 
+  /** only memory takes writes: where nothing but a device would, the processor cannot go on */
+  refusesDevices = false;
+
   #writeDevice(physical: number, length: number, at: number): void {
+    if (this.refusesDevices) return this.shutDown();
     const first = Math.min(length, 8);
     if (!this.bus.writeMmio(physical, first, this.data, at)) this.post(physical, first, at, false);
     if (length > first) this.#writeDevice(physical + first, length - first, at + first);
   }
 
+  /** Of an instruction that writes more than once, user space sees only the last access that no memory took. */
+  #freshAccess = false;
+
   /** Queues a write for user space, of bytes of `data`. */
   post(address: number, length: number, at: number, port: boolean): void {
+    if (this.#freshAccess && !port) this.postedCount = 0;
+    this.#freshAccess = false;
     const index = this.postedCount;
     if (index === POSTED) return;
     this.postedCount = index + 1;
@@ -515,7 +561,14 @@ export class Memory {
     );
   }
 
-  /** Tables of 512 entries of 8 bytes, from `level` down to 1. */
+  // the entries of the present walk: where they are, and their lower halves
+  readonly #pathAt = new Float64Array(6);
+  readonly #pathLo = new Uint32Array(6);
+
+  /**
+   * Tables of 512 entries of 8 bytes, from `level` down to 1. Entries are marked as accessed once the walk has succeeded,
+   * all of them (arch/x86/kvm/mmu/paging_tmpl.h:update_accessed_dirty_bits, 6.1).
+   */
   #walkDown(
     linear: number,
     access: number,
@@ -552,13 +605,16 @@ export class Memory {
         return this.#fault(linear, access, user, PF_PRESENT | PF_RESERVED);
       rights &= entryLo;
       if (nx && entryHi >>> 31 !== 0) noExecute = true;
+      this.#pathAt[level] = entryAt;
+      this.#pathLo[level] = entryLo;
       if (level > 1 && !large) {
-        this.#mark(entryAt, entryLo, PTE_ACCESSED);
         table = frameOf(entryLo, entryHi);
         continue;
       }
       if (!this.#allowed(access, user, (rights & PTE_WRITABLE) !== 0, (rights & PTE_USER) !== 0, noExecute))
         return this.#fault(linear, access, user, PF_PRESENT);
+      for (let above = levels; above > level; above--)
+        this.#mark(this.#pathAt[above], this.#pathLo[above], PTE_ACCESSED);
       this.#mark(entryAt, entryLo, PTE_ACCESSED | (access === WRITE ? PTE_DIRTY : 0));
       const size = level === 1 ? 0x1000 : level === 2 ? 0x20_0000 : 0x4000_0000;
       const frame = frameOf(entryLo, entryHi);

@@ -6,7 +6,7 @@
  */
 import type { Cpu } from "./cpu.ts";
 import { canonical, POPF_FLAGS, writableFlags } from "./execute.ts";
-import { GP, NP, RUNNING, SS_FAULT, TS } from "./memory.ts";
+import { GP, NP, RUNNING, SHUTDOWN, SS_FAULT, TS } from "./memory.ts";
 import {
   AC,
   CS,
@@ -340,8 +340,35 @@ export function returnFar(cpu: Cpu, extra: number): void {
 
 /** INT n, INT3, INTO */
 export function softwareInterrupt(cpu: Cpu, vector: number): void {
-  if (cpu.protectedMode && cpu.options.emulated) return cpu.memory.unhandled();
+  if (cpu.options.emulated) {
+    if (cpu.protectedMode) return interruptRefused(cpu, vector);
+    if (vector >= 0x80) return interruptForEver(cpu);
+  }
   enterHandler(cpu, vector, "software", -1, cpu.rip);
+}
+
+/** Vectors that pvm's own guests call it by; others have not asked for that, and get #GP behind the instruction (recorded). */
+const PVM_CALLS = [0x19, 0x1a, 0x1b];
+
+function interruptRefused(cpu: Cpu, vector: number): void {
+  if (!PVM_CALLS.includes(vector) || cpu.opcode !== 0xcd) return cpu.memory.unhandled();
+  cpu.refused = true;
+  cpu.jump(cpu.rip);
+  cpu.fault(GP, 0);
+}
+
+/**
+ * INT n of real mode with n from 0x80 on: Linux's emulator takes n for negative, finds no vector there, and does it again,
+ * for ever (arch/x86/kvm/emulate.c:__emulate_int_real, 6.1).
+ */
+function interruptForEver(cpu: Cpu): void {
+  const pointer = cpu.r64[RSP];
+  cpu.push(2, cpu.flags & 0xffff);
+  cpu.push(2, cpu.segments[CS].selector);
+  cpu.push(2, cpu.rip & 0xffff);
+  if (cpu.stopped) return;
+  cpu.r64[RSP] = pointer;
+  cpu.again = true;
 }
 
 /** Goes to the handler of a vector; `back` is where it returns to. */
@@ -356,6 +383,26 @@ export function enterHandler(
   else enterGate(cpu, vector, source, errorCode, back);
 }
 
+/**
+ * pvm pushes what a device or the processor pushes by itself: without limits, by the whole of ESP whatever the size of the
+ * stack (in real mode by SP alone). Where a value finds no memory, or a page that cannot be written, the processor shuts
+ * down (recorded).
+ */
+function pushEvent(cpu: Cpu, width: number, value: number): void {
+  const { memory, r32 } = cpu;
+  if (cpu.stopped) return;
+  memory.refusesDevices = true;
+  if (width === 8) cpu.push(8, value);
+  else {
+    const pointer = cpu.protectedMode ? (r32[2 * RSP] - width) >>> 0 : (r32[2 * RSP] - width) & 0xffff;
+    memory.write((cpu.segments[SS].baseLo + pointer) >>> 0, width, value >>> 0, cpu.user);
+    r32[2 * RSP] = pointer;
+    r32[2 * RSP + 1] = 0;
+  }
+  memory.refusesDevices = false;
+  if (cpu.stopped) memory.stop = SHUTDOWN;
+}
+
 /** A stack that is no memory cannot take what a device or the processor pushes. */
 function refuseDevice(cpu: Cpu, source: Source): void {
   if (cpu.memory.postedCount === 0 || source === "software") return;
@@ -367,17 +414,26 @@ function enterReal(cpu: Cpu, vector: number, source: Source, back: number): void
   const { memory, state } = cpu;
   if (!cpu.options.emulated && 4 * vector + 3 > state.idt.limit) return cpu.fault(GP, 0);
   const { flags } = cpu;
-  cpu.push(2, flags & 0xffff);
-  cpu.push(2, cpu.segments[CS].selector);
-  cpu.push(2, back & 0xffff);
   const at = (state.idt.baseLo + 4 * vector) >>> 0;
-  const offset = memory.read(at, 2, 0);
-  const selector = memory.read(at + 2, 2, 0);
-  refuseDevice(cpu, source);
+  const byPvm = cpu.options.emulated && source !== "software";
+  // pvm looks where to go before it pushes, others after
+  let offset = byPvm ? memory.read(at, 2, 0) : 0;
+  let selector = byPvm ? memory.read(at + 2, 2, 0) : 0;
+  const push = byPvm ? pushEvent : pushPlain;
+  push(cpu, 2, flags & 0xffff);
+  push(cpu, 2, cpu.segments[CS].selector);
+  push(cpu, 2, back & 0xffff);
+  if (!byPvm) {
+    offset = memory.read(at, 2, 0);
+    selector = memory.read(at + 2, 2, 0);
+    refuseDevice(cpu, source);
+  }
   if (cpu.stopped) return;
   cpu.flags = flags & ~(IF | TF | AC | RF);
   setRealCode(cpu, selector, offset);
 }
+
+const pushPlain = (cpu: Cpu, width: number, value: number): void => cpu.push(width, value);
 
 function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, back: number): void {
   const { memory, state } = cpu;
@@ -399,6 +455,8 @@ function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, 
   if (!isPresent(hi)) return cpu.fault(NP, gateCode);
 
   const selector = lo >>> 16;
+  if (cpu.options.emulated && source !== "software" && cpu.cpl === 0)
+    return enterGateByPvm(cpu, lo, hi, top, errorCode, back);
   if ((selector & 0xfffc) === 0) return cpu.fault(GP, external);
   if (!readDescriptor(cpu, selector, GP)) return;
   const codeHi = descriptorHi;
@@ -419,10 +477,6 @@ function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, 
   if (long) enterLongStack(cpu, hi & 7, inner, newCpl);
   else if (inner) enterInnerStack(cpu, newCpl);
   if (cpu.stopped) return;
-  const stack = cpu.segments[SS];
-  const { db } = stack;
-  // pvm pushes by the whole of ESP, whatever the size of the stack (recorded)
-  if (cpu.options.emulated && source !== "software") stack.db = 1;
   const user = cpu.user;
   cpu.user = newCpl === 3 ? 1 : 0;
   if (long || inner) {
@@ -435,7 +489,6 @@ function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, 
   cpu.push(width, back);
   if (errorCode >= 0) cpu.push(width, errorCode);
   cpu.user = user;
-  stack.db = db;
   refuseDevice(cpu, source);
   if (cpu.stopped) return;
   descriptorLo = codeLo;
@@ -446,6 +499,49 @@ function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, 
   // pvm clears AC too (recorded)
   const alignment = cpu.options.emulated && source !== "software" ? AC : 0;
   cpu.flags = flags & ~(TF | NT | RF | VM | alignment | ((type & 1) === 0 ? IF : 0));
+}
+
+/** The way of pvm from kernel code to a handler: the frame comes first, the code segment after it (recorded). */
+function enterGateByPvm(
+  cpu: Cpu,
+  lo: number,
+  hi: number,
+  top: number,
+  errorCode: number,
+  back: number,
+): void {
+  const { memory } = cpu;
+  const long = longActive(cpu);
+  const type = (hi >>> 8) & 15;
+  const wide = type >= 14;
+  const width = long ? 8 : wide ? 4 : 2;
+  const selector = lo >>> 16;
+  const target = wide ? ((hi & 0xffff_0000) | (lo & 0xffff)) >>> 0 : lo & 0xffff;
+  const { flags } = cpu;
+  if (long) {
+    const oldStack = cpu.segments[SS].selector;
+    const oldPointer = cpu.r64[RSP];
+    enterLongStack(cpu, hi & 7, false, 0);
+    pushEvent(cpu, 8, oldStack);
+    memory.refusesDevices = true;
+    cpu.push64(oldPointer);
+    memory.refusesDevices = false;
+    if (cpu.stopped) memory.stop = SHUTDOWN;
+  }
+  pushEvent(cpu, width, flags);
+  pushEvent(cpu, width, cpu.segments[CS].selector);
+  pushEvent(cpu, width, back);
+  if (errorCode >= 0) pushEvent(cpu, width, errorCode);
+  if (cpu.stopped) return;
+  if ((selector & 0xfffc) === 0) return cpu.fault(GP, 1);
+  if (!readDescriptor(cpu, selector, GP)) return;
+  const code = (selector & 0xfffc) | 1;
+  if (isSystem(descriptorHi) || !isCode(descriptorHi) || dplOf(descriptorHi) > 0) return cpu.fault(GP, code);
+  if (long && (descriptorHi & 0x60_0000) !== 0x20_0000) return cpu.fault(GP, code);
+  if (!isPresent(descriptorHi)) return cpu.fault(NP, code);
+  enterCode(cpu, selector, 0, long ? (top | 0) * 2 ** 32 + target : target);
+  if (cpu.stopped) return;
+  cpu.flags = flags & ~(TF | NT | RF | VM | AC | ((type & 1) === 0 ? IF : 0));
 }
 
 /** 64-bit mode: the stack of IST, of an inner level, or the present one, aligned to 16. */

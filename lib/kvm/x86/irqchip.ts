@@ -42,6 +42,7 @@ import { Pic } from "../../hardware/pic.ts";
 import type { Argument } from "../../kernel/argument.ts";
 import type { Timer } from "../../kernel/clock.ts";
 import type { Entry } from "../dispatch.ts";
+import { heldRange } from "../io-bus.ts";
 import { type IrqArch, KVM_USERSPACE_IRQ_SOURCE_ID, setGsiRouting, WOULD_BLOCK } from "../irq-routing.ts";
 import { irqfd } from "../irqfd.ts";
 import { ROUTE_BYTES, type Route, type RoutingTable } from "../routing-table.ts";
@@ -244,8 +245,9 @@ export class Irqchip implements IrqArch {
 
 const irqchipOf = (file: VmFile): Irqchip | undefined => (file.vm.arch as X86Vm).irqchip;
 
-/** both PICs, and the register that says which inputs are level triggered */
-const PIC_PORT_RANGES = 3;
+/** two ports of each PIC, two of their trigger registers (arch/x86/kvm/i8259.c:kvm_pic_init, 6.1) */
+const PIC_RANGES = [heldRange(0x20, 2), heldRange(0xa0, 2), heldRange(0x4d0, 2)];
+const IOAPIC_RANGES = [heldRange(0xfec0_0000, 0x100)];
 
 /** KVM_CREATE_IRQCHIP. EEXIST: there is one, split included; EINVAL: a vCPU exists already; ENOMEM; ENOSPC on a bus. */
 function createIrqchip(file: VmFile): number {
@@ -254,9 +256,9 @@ function createIrqchip(file: VmFile): number {
   if (file.vm.vcpus.length !== 0) return -EINVAL;
   if (file.kernel.faults.allocation("kvm_pic") || file.kernel.faults.allocation("kvm_ioapic")) return -ENOMEM;
   const { mmio, pio } = file.vm.buses;
-  if (pio.reserve(PIC_PORT_RANGES) < 0) return -ENOSPC;
-  if (mmio.reserve(1) < 0) {
-    pio.reserve(-PIC_PORT_RANGES);
+  if (pio.hold(PIC_RANGES) < 0) return -ENOSPC;
+  if (mmio.hold(IOAPIC_RANGES) < 0) {
+    pio.release(PIC_RANGES);
     return -ENOSPC;
   }
   arch.irqchip = new Irqchip(file.vm, "kernel");

@@ -25,6 +25,7 @@ import type { Timer } from "../../kernel/clock.ts";
 import type { Work } from "../../kernel/work-queue.ts";
 import { copyOut } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
+import { heldRange } from "../io-bus.ts";
 import type { AckNotifier } from "../irq-routing.ts";
 import type { VmFile } from "../vm.ts";
 import type { Irqchip } from "./irqchip.ts";
@@ -102,6 +103,9 @@ export class KvmPit implements Timer, AckNotifier, Work {
 
 const LVT0 = 0x350;
 
+const PIT_RANGE = heldRange(0x40, 4);
+const SPEAKER_RANGE = heldRange(0x61, 4);
+
 const pitOf = (file: VmFile): KvmPit | undefined => (file.vm.arch as X86Vm).pit;
 
 /** EEXIST: there is one; ENOENT: no PIC in the kernel; ENOMEM, for want of room on the bus too. */
@@ -111,7 +115,7 @@ function create(file: VmFile, flags: number): number {
   if (arch.irqchip?.mode !== "kernel") return -ENOENT;
   if (file.kernel.faults.allocation("kvm_pit")) return -ENOMEM;
   const speaker = (flags & KVM_PIT_SPEAKER_DUMMY) !== 0;
-  if (file.vm.buses.pio.reserve(speaker ? 2 : 1) < 0) return -ENOMEM;
+  if (file.vm.buses.pio.hold(speaker ? [PIT_RANGE, SPEAKER_RANGE] : [PIT_RANGE]) < 0) return -ENOMEM;
   arch.pit = new KvmPit(arch.irqchip, speaker);
   return 0;
 }

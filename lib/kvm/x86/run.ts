@@ -427,7 +427,7 @@ export class Runner {
     const { cpu } = this;
     const { memory } = cpu;
     const vcpu = this.#vcpu;
-    if (cpu.refused && this.#emulated) this.#noteRefusal(cpu.start);
+    if (cpu.refused && this.#emulated) this.#noteRefusal(cpu.startLinear);
     if (cpu.halted) this.#haltRequested = true;
     if (memory.postedCount !== 0) {
       this.#posted = 0;
@@ -687,7 +687,7 @@ export class Runner {
       return 0;
     }
     if (vector === PAGE_FAULT) memory.storeFaultAddress();
-    if (cpu.refused && this.#emulated) this.#noteRefusal(cpu.codeAddress());
+    if (cpu.refused && this.#emulated) this.#noteRefusal(cpu.startLinear);
     // real mode has no error codes
     vcpu.events.queueException(vector, errorCode >= 0 && cpu.state.protectedMode ? errorCode : undefined);
     return 1;
