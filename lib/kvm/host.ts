@@ -68,6 +68,12 @@ export interface X86Behaviour {
   readonly debugWaitsForInjected: boolean;
   /** /dev/kvm has the attribute of encrypted guests */
   readonly sevAttributes: boolean;
+  /** and two more of them */
+  readonly sevMoreAttributes: boolean;
+  /** the MSR of KVM_XEN_HVM_CONFIG is one that is set aside for hypervisors */
+  readonly xenMsrChecked: boolean;
+  /** a VM counts its shadow pages */
+  readonly shadowPagesCounted: boolean;
   /** KVM_MEMORY_ENCRYPT_OP is known on a vCPU */
   readonly vcpuEncryptOp: boolean;
   /** KVM_SET_MEMORY_ATTRIBUTES is known */

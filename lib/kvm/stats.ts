@@ -15,6 +15,7 @@ import { store64 } from "../abi/struct.ts";
 import type { Argument } from "../kernel/argument.ts";
 import { File, O_RDONLY } from "../kernel/file.ts";
 import type { Entry } from "./dispatch.ts";
+import type { KvmHost } from "./host.ts";
 import type { VcpuFile } from "./vcpu.ts";
 import type { Vm, VmFile } from "./vm.ts";
 
@@ -61,6 +62,11 @@ function writeName(bytes: Uint8Array, at: number, name: string): void {
   for (let i = 0; i < name.length && i < NAME_SIZE - 1; i++) bytes[at + i] = name.charCodeAt(i);
 }
 
+/** The counters of every host, or what a host has. */
+type Descriptors = readonly StatDescriptor[] | ((host: KvmHost) => readonly StatDescriptor[]);
+const descriptorsOf = (descriptors: Descriptors, host: KvmHost): readonly StatDescriptor[] =>
+  typeof descriptors === "function" ? descriptors(host) : descriptors;
+
 export class StatsFile extends File {
   readonly name: string;
   override readonly stream = false;
@@ -95,21 +101,27 @@ export class StatsFile extends File {
 }
 
 /** KVM_GET_STATS_FD on a VM with these counters. */
-export const statsVmIoctls = (descriptors: readonly StatDescriptor[]): readonly Entry<VmFile>[] => [
+export const statsVmIoctls = (descriptors: Descriptors): readonly Entry<VmFile>[] => [
   [
     KVM_GET_STATS_FD,
     ({ vm }, _user, process) =>
-      process.install(new StatsFile(vm, "anon_inode:kvm-vm-stats", "kvm-1", descriptors), true),
+      process.install(
+        new StatsFile(vm, "anon_inode:kvm-vm-stats", "kvm-1", descriptorsOf(descriptors, vm.host)),
+        true,
+      ),
   ],
 ];
 
 /** KVM_GET_STATS_FD on a vCPU with these counters. */
-export const statsVcpuIoctls = (descriptors: readonly StatDescriptor[]): readonly Entry<VcpuFile>[] => [
+export const statsVcpuIoctls = (descriptors: Descriptors): readonly Entry<VcpuFile>[] => [
   [
     KVM_GET_STATS_FD,
     ({ vcpu: { vm, id } }, _user, process) => {
       const name = `anon_inode:kvm-vcpu-stats:${id}`;
-      return process.install(new StatsFile(vm, name, `kvm-1/vcpu-${id}`, descriptors), true);
+      return process.install(
+        new StatsFile(vm, name, `kvm-1/vcpu-${id}`, descriptorsOf(descriptors, vm.host)),
+        true,
+      );
     },
   ],
 ];

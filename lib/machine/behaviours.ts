@@ -129,6 +129,23 @@ export const behaviourTable: readonly Row[] = [
       "arch/x86/kvm/svm/sev.c:sev_dev_get_attr (6.12); traces: x86_64-svm-6.1/attributes ENXIO, -6.12 0",
   },
   {
+    behaviour: "sevMoreAttributes",
+    since: "7.2",
+    flavour: "svm",
+    source: "live 7.2 (svm) has attributes 0 to 2, 6.12 has 0; the releases between are not recorded",
+  },
+  {
+    behaviour: "xenMsrChecked",
+    since: "6.15",
+    source: "arch/x86/kvm/xen.c:kvm_xen_hvm_config; live 7.2 (svm) refuses MSR 1",
+  },
+  {
+    behaviour: "shadowPagesCounted",
+    since: "7.2",
+    source:
+      "traces: x86_64-svm-6.12/statistics has 15 counters of a VM, -7.2 16; the releases between are not recorded",
+  },
+  {
     behaviour: "vcpuEncryptOp",
     since: "6.16",
     source:

@@ -4,7 +4,14 @@
  * Missing: `devices`, `pci` and `host`, which are not KVM's to tell; the facts of other architectures than x86.
  */
 import type { Request } from "../abi/ioctl.ts";
-import { KVM_CHECK_EXTENSION, KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE } from "../abi/kvm.ts";
+import {
+  KVM_CHECK_EXTENSION,
+  KVM_CREATE_VCPU,
+  KVM_CREATE_VM,
+  KVM_GET_DEVICE_ATTR,
+  KVM_GET_VCPU_MMAP_SIZE,
+  KvmDeviceAttr,
+} from "../abi/kvm.ts";
 import {
   KVM_GET_EMULATED_CPUID,
   KVM_GET_MSR_FEATURE_INDEX_LIST,
@@ -12,13 +19,19 @@ import {
   KVM_GET_MSRS,
   KVM_GET_SUPPORTED_CPUID,
   KVM_GET_SUPPORTED_HV_CPUID,
+  KVM_GET_TSC_KHZ,
+  KVM_GET_XSAVE,
+  KVM_X86_GET_MCE_CAP_SUPPORTED,
+  KVM_X86_GRP_SYSTEM,
+  KVM_X86_XCOMP_GUEST_SUPP,
   KvmCpuid2,
   KvmCpuidEntry2,
   KvmMsrEntry,
   KvmMsrList,
   KvmMsrs,
+  KvmXsave,
 } from "../abi/kvm-x86.ts";
-import { load32, store32 } from "../abi/struct.ts";
+import { load32, load64, store32 } from "../abi/struct.ts";
 import { O_CLOEXEC, O_RDWR } from "../kernel/file.ts";
 import type { Syscalls } from "../kernel/syscalls.ts";
 import { type TraceHeader, toHex } from "./format.ts";
@@ -26,6 +39,8 @@ import { type TraceHeader, toHex } from "./format.ts";
 /** Capability numbers that are asked: 0 to this. */
 const LAST_CAPABILITY = 260;
 const CPUID_ENTRIES = 256;
+/** where the software bytes of an XSAVE area tell which components a process has */
+const SOFTWARE_XFEATURES = 464;
 
 /** What the kernel cannot be asked: its name. `hostRelease` of `files.ts` tells it of the host of this program. */
 export type Names = Pick<TraceHeader, "kernel" | "arch" | "kvm" | "kernel_build">;
@@ -49,7 +64,7 @@ export function hostHeader(
   const vm = process.ioctl(kvm, KVM_CREATE_VM, 0);
   header.capabilities = { system: capabilities(process, kvm), vm: capabilities(process, vm) };
   header.vcpuMmapSize = process.ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE);
-  if (names.arch === "x86_64") header.facts = x86Facts(process, kvm);
+  if (names.arch === "x86_64") header.facts = x86Facts(process, kvm, vm);
   process.close(vm);
   process.close(kvm);
   return header;
@@ -65,7 +80,7 @@ function capabilities(process: Syscalls, fd: number): Record<string, number> {
   return answers;
 }
 
-function x86Facts(process: Syscalls, kvm: number): Record<string, unknown> {
+function x86Facts(process: Syscalls, kvm: number, vm: number): Record<string, unknown> {
   const hyperv = cpuid(process, kvm, KVM_GET_SUPPORTED_HV_CPUID);
   const msrFeatureIndices = indices(process, kvm, KVM_GET_MSR_FEATURE_INDEX_LIST);
   return {
@@ -75,7 +90,36 @@ function x86Facts(process: Syscalls, kvm: number): Record<string, unknown> {
     msrIndices: toHex(indices(process, kvm, KVM_GET_MSR_INDEX_LIST)),
     msrFeatureIndices: toHex(msrFeatureIndices),
     msrFeatureValues: featureValues(process, kvm, msrFeatureIndices),
+    ...processorFacts(process, kvm, vm),
   };
+}
+
+/** The TSC's frequency, machine checks, the components of XSAVE: what the host's processor is to a vCPU. */
+function processorFacts(process: Syscalls, kvm: number, vm: number): Record<string, unknown> {
+  const vcpu = process.ioctl(vm, KVM_CREATE_VCPU, 0);
+  const tscKhz = process.ioctl(vcpu, KVM_GET_TSC_KHZ, 0);
+  const mceCap = new Uint8Array(8);
+  const hasMce = process.ioctl(kvm, KVM_X86_GET_MCE_CAP_SUPPORTED, mceCap) >= 0;
+  const guestXcr0 = guestComponents(process, kvm);
+  const xsave = new Uint8Array(KvmXsave.size);
+  const hasXsave = process.ioctl(vcpu, KVM_GET_XSAVE, xsave) >= 0;
+  process.close(vcpu);
+  return {
+    ...(tscKhz > 0 && { tscKhz }),
+    ...(hasMce && { mceCap: `0x${load64(mceCap, 0).toString(16)}` }),
+    ...(guestXcr0 !== undefined && { guestXcr0 }),
+    ...(hasXsave && { userXfeatures: load32(xsave, SOFTWARE_XFEATURES) }),
+  };
+}
+
+function guestComponents(process: Syscalls, kvm: number): number | undefined {
+  const value = new Uint8Array(8);
+  const attribute = KvmDeviceAttr.encode({
+    group: KVM_X86_GRP_SYSTEM,
+    attr: KVM_X86_XCOMP_GUEST_SUPP,
+    addr: process.addressOf(value),
+  });
+  return process.ioctl(kvm, KVM_GET_DEVICE_ATTR, attribute) < 0 ? undefined : load32(value, 0);
 }
 
 /** The entries, as many as the kernel says that it filled. */

@@ -19,6 +19,7 @@ import { debugIoctls } from "./debug.ts";
 import { eventIoctls } from "./events.ts";
 import { filterIoctls } from "./filters.ts";
 import { fpuIoctls } from "./fpu.ts";
+import { hypervEventfdIoctls } from "./hyperv-eventfd.ts";
 import { irqchipIoctls } from "./irqchip.ts";
 import { lapicIoctls } from "./lapic.ts";
 import { mceIoctls, mceSystemIoctls } from "./mce.ts";
@@ -34,6 +35,7 @@ import { translateIoctls } from "./translate.ts";
 import { vapicIoctls } from "./vapic.ts";
 import { X86Vcpu } from "./vcpu.ts";
 import { X86Vm } from "./vm.ts";
+import { xenIoctls } from "./xen.ts";
 
 export const x86: KvmArch = {
   name: "x86_64",
@@ -49,6 +51,8 @@ export const x86: KvmArch = {
     ...guestMemfdIoctls,
     ...statsVmIoctls(vmStats),
     ...memoryAttributeIoctls,
+    ...xenIoctls,
+    ...hypervEventfdIoctls,
     ...absentVmIoctls,
   ],
   vcpuIoctls: [

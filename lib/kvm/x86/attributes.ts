@@ -15,7 +15,7 @@ import type { Argument } from "../../kernel/argument.ts";
 import type { Entry } from "../dispatch.ts";
 import type { KvmSystem } from "../system.ts";
 import type { VcpuFile } from "../vcpu.ts";
-import { SEV_GROUP, SEV_VMSA_FEATURES } from "./sev.ts";
+import { isSevAttribute } from "./sev.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 /** KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET (arch/x86/include/uapi/asm/kvm.h) */
@@ -41,15 +41,18 @@ function hasVcpu(_file: VcpuFile, user: Argument): number {
   return asks(user, VCPU_TSC_CTRL, VCPU_TSC_OFFSET) ? 0 : -ENXIO;
 }
 
+const isSev = ({ host }: KvmSystem, user: Argument): boolean =>
+  isSevAttribute(host, load32(user.bytes, user.at + group), loadNumber64(user.bytes, user.at + attr));
+
 function hasSystem(file: KvmSystem, user: Argument): number {
   if (!user.readable(KvmDeviceAttr.size)) return -EFAULT;
-  if (file.host.behaviour.sevAttributes && asks(user, SEV_GROUP, SEV_VMSA_FEATURES)) return 0;
+  if (isSev(file, user)) return 0;
   return asks(user, KVM_X86_GRP_SYSTEM, KVM_X86_XCOMP_GUEST_SUPP) ? 0 : -ENXIO;
 }
 
 function getSystem(file: KvmSystem, user: Argument): number {
   if (!user.readable(KvmDeviceAttr.size)) return -EFAULT;
-  if (file.host.behaviour.sevAttributes && asks(user, SEV_GROUP, SEV_VMSA_FEATURES)) return give(user, 0);
+  if (isSev(file, user)) return give(user, 0);
   if (!asks(user, KVM_X86_GRP_SYSTEM, KVM_X86_XCOMP_GUEST_SUPP)) return -ENXIO;
   return give(user, file.host.facts.guestXcr0 ?? 3);
 }

@@ -1,7 +1,9 @@
 /**
- * The counters of KVM_GET_STATS_FD on x86, in the order of their descriptors: what Linux 6.18 (pvm) told. `pf_parked` and
- * `pf_park_timeouts` are pvm's own (arch/x86/kvm/x86.c:kvm_vm_stats_desc, kvm_vcpu_stats_desc, 6.18).
+ * The counters of KVM_GET_STATS_FD on x86, in the order of their descriptors: what Linux 6.18 (pvm) told
+ * (arch/x86/kvm/x86.c:kvm_vm_stats_desc, kvm_vcpu_stats_desc, 6.18). `mmu_kicks_spared`, `pf_parked` and
+ * `pf_park_timeouts` are pvm's own; `mmu_shadow_pages` came with 7.2.
  */
+import type { KvmHost } from "../host.ts";
 import type { StatDescriptor } from "../stats.ts";
 
 type Row = readonly [name: string, flags: number, exponent: number, size: number, offset: number];
@@ -32,7 +34,20 @@ const vmStatsRows: readonly Row[] = [
   ["max_mmu_page_hash_collisions", 0x2, 0, 1, 104],
   ["mmu_kicks_spared", 0x0, 0, 1, 120],
 ];
-export const vmStats: readonly StatDescriptor[] = vmStatsRows.map(descriptor);
+const pvmVmStats = vmStatsRows.map(descriptor);
+const mainlineVmStats = pvmVmStats.filter(({ name }) => name !== "mmu_kicks_spared");
+const shadowPages = descriptor(["mmu_shadow_pages", 0x1, 0, 1, 72]);
+const newVmStats = [
+  ...mainlineVmStats.filter(({ offset }) => offset < shadowPages.offset),
+  shadowPages,
+  ...mainlineVmStats
+    .filter(({ offset }) => offset >= shadowPages.offset)
+    .map((stat) => ({ ...stat, offset: stat.offset + 8 })),
+];
+export function vmStats({ flavour, behaviour }: KvmHost): readonly StatDescriptor[] {
+  if (flavour === "pvm") return pvmVmStats;
+  return behaviour.shadowPagesCounted ? newVmStats : mainlineVmStats;
+}
 
 // biome-ignore format: a table
 const vcpuStatsRows: readonly Row[] = [
@@ -84,4 +99,7 @@ const vcpuStatsRows: readonly Row[] = [
   ["pf_parked", 0x0, 0, 1, 1104],
   ["pf_park_timeouts", 0x0, 0, 1, 1112],
 ];
-export const vcpuStats: readonly StatDescriptor[] = vcpuStatsRows.map(descriptor);
+const pvmVcpuStats = vcpuStatsRows.map(descriptor);
+const mainlineVcpuStats = pvmVcpuStats.filter(({ name }) => !name.startsWith("pf_park"));
+export const vcpuStats = ({ flavour }: KvmHost): readonly StatDescriptor[] =>
+  flavour === "pvm" ? pvmVcpuStats : mainlineVcpuStats;

@@ -48,6 +48,8 @@ export class X86Vm implements VmArch {
   /** MSR_KVM_WALL_CLOCK: where the guest wants the time of its start */
   wallClock = 0n;
   readonly tscSync = new TscSync();
+  /** connections of Hyper-V's that have an eventfd */
+  readonly hypervConnections = new Set<number>();
   msrFilter: MsrFilter | undefined;
   pmuEventFilter: { action: number; flags: number; events: readonly bigint[] } | undefined;
   #irqchip: Irqchip | undefined;
