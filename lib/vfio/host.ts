@@ -196,6 +196,8 @@ export class VfioHost {
   readonly iommuGroups = new Map<number, IommuGroup>();
   /** groups with a device that vfio-pci owns, by the name of their file ("4", "noiommu-0") */
   readonly groups = new Map<string, VfioGroup>();
+  /** devices by the number of their file, /dev/vfio/devices/vfioN */
+  readonly #devices: (VfioDevice | undefined)[] = [];
   readonly #createDevice: CreateVfioDevice;
 
   constructor(options: VfioHostOptions) {
@@ -250,8 +252,7 @@ export class VfioHost {
 
   /** The device of /dev/vfio/devices/vfioN. */
   deviceByIndex(index: number): VfioDevice | undefined {
-    for (const { vfio } of this.functions.values()) if (vfio?.index === index) return vfio;
-    return undefined;
+    return this.#devices[index];
   }
 
   /**
@@ -281,8 +282,9 @@ export class VfioHost {
     let group = this.groups.get(name);
     if (group === undefined) this.groups.set(name, (group = new VfioGroup(this, name, iommuGroup, noiommu)));
     pciFunction.driver = "vfio-pci";
-    pciFunction.vfio = this.#createDevice(this, pciFunction, group, this.#deviceIndex(pciFunction));
-    group.devices.push(pciFunction.vfio);
+    const device = this.#createDevice(this, pciFunction, group, this.#deviceIndex(pciFunction));
+    pciFunction.vfio = this.#devices[device.index] = device;
+    group.devices.push(device);
     return 0;
   }
 
@@ -320,7 +322,7 @@ export class VfioHost {
   /** The driver lets a device go that nobody has open any more. The group goes with its last device. */
   removeDevice(device: VfioDevice): void {
     const { group, function: pciFunction } = device;
-    pciFunction.vfio = undefined;
+    pciFunction.vfio = this.#devices[device.index] = undefined;
     pciFunction.driver = undefined;
     group.devices.splice(group.devices.indexOf(device), 1);
     if (group.noiommu) {

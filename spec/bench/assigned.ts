@@ -10,6 +10,7 @@ import {
   VFIO_PCI_MSIX_IRQ_INDEX,
   VfioIrqSet,
 } from "../../lib/abi/vfio.ts";
+import type { PciDevice } from "../../lib/hardware/pci-device.ts";
 import { pciImage } from "../../lib/hardware/pci-image.ts";
 import type { Process } from "../../lib/kernel/process.ts";
 import { defaultProfile } from "../../lib/machine/default-profile.ts";
@@ -73,20 +74,33 @@ export interface FakeBenchmark {
   prepare(): () => unknown;
 }
 
-function assigned(): { machine: Machine; linux: Process; fd: number } {
-  const machine = new Machine(hostWith(1));
+/** A host with n devices, the last one opened. */
+function opened(n = 1): { linux: Process; fd: number; device: PciDevice } {
+  const machine = new Machine(hostWith(n));
   const linux = machine.process();
-  const fd = now(openVfioDevice(new Direct(linux), 1, addressOf(0)));
+  const address = addressOf(n - 1);
+  const fd = now(openVfioDevice(new Direct(linux), n, address));
   if (fd < 0) throw new Error(`VFIO_GROUP_GET_DEVICE_FD: ${fd}`);
   const at = VFIO_PCI_CONFIG_REGION_INDEX * REGION_SHIFT + COMMAND;
   linux.pwrite(fd, Uint8Array.of(MEMORY_AND_MASTER, 0), 2, at);
-  return { machine, linux, fd };
+  return { linux, fd, device: machine.pci!.device(address) };
+}
+
+/** Raises the first vector of the last of n devices: it goes by an eventfd and an irqfd into a LAPIC. */
+export function interrupt(n = 1): () => unknown {
+  const { linux, fd, device } = opened(n);
+  const { vm } = vmWithLapic(linux);
+  linux.ioctl(vm, KVM_SET_GSI_ROUTING, routes(1, 24));
+  const eventfd = linux.eventfd2(0, 0);
+  linux.ioctl(vm, KVM_IRQFD, KvmIrqfd.encode({ fd: eventfd, gsi: 24 }));
+  linux.ioctl(fd, VFIO_DEVICE_SET_IRQS, irqSet([eventfd]));
+  return () => device.msix!.raise(0);
 }
 
 const enableAndDisable = (vectors: number): FakeBenchmark => ({
   name: `VFIO_DEVICE_SET_IRQS, ${vectors} vector${vectors === 1 ? "" : "s"}, on and off`,
   prepare() {
-    const { linux, fd } = assigned();
+    const { linux, fd } = opened();
     const on = irqSet(Array.from({ length: vectors }, () => linux.eventfd2(0, 0)));
     const off = irqSet([]);
     if (linux.ioctl(fd, VFIO_DEVICE_SET_IRQS, on) !== 0) throw new Error("SET_IRQS was refused");
@@ -103,21 +117,12 @@ export const assignedBenchmarks: readonly FakeBenchmark[] = [
   enableAndDisable(VECTORS),
   {
     name: "device interrupt → eventfd → irqfd → LAPIC IRR",
-    prepare() {
-      const { machine, linux, fd } = assigned();
-      const { vm } = vmWithLapic(linux);
-      linux.ioctl(vm, KVM_SET_GSI_ROUTING, routes(1, 24));
-      const eventfd = linux.eventfd2(0, 0);
-      linux.ioctl(vm, KVM_IRQFD, KvmIrqfd.encode({ fd: eventfd, gsi: 24 }));
-      linux.ioctl(fd, VFIO_DEVICE_SET_IRQS, irqSet([eventfd]));
-      const { msix } = machine.pci!.device(addressOf(0));
-      return () => msix!.raise(0);
-    },
+    prepare: interrupt,
   },
   {
     name: "VFIO: read of 4 bytes of configuration space",
     prepare() {
-      const { linux, fd } = assigned();
+      const { linux, fd } = opened();
       const word = new Uint8Array(4);
       const at = VFIO_PCI_CONFIG_REGION_INDEX * REGION_SHIFT;
       return () => linux.pread(fd, word, 4, at);

@@ -26,6 +26,7 @@ import {
 import type { Process } from "../../lib/kernel/process.ts";
 import type { VmFile } from "../../lib/kvm/vm.ts";
 import { Machine } from "../../lib/machine/machine.ts";
+import { hostWith, interrupt } from "./assigned.ts";
 import { enableLapic, must, routes, vmWithLapic } from "./operations.ts";
 import type { Series } from "./plot.ts";
 
@@ -232,6 +233,24 @@ export const growths: readonly Growth[] = [
       {
         name: "made and closed, each",
         prepare: (n) => ({ once: () => withVcpus(n).process.exit(), each: n }),
+      },
+    ],
+  },
+  {
+    name: "devices",
+    unit: "PCI devices of the host, each bound to vfio-pci",
+    sizes: [1, 10, 100, 1000],
+    lines: [
+      {
+        name: "host made, each device",
+        prepare(n) {
+          const profile = hostWith(n);
+          return { once: () => new Machine(profile), each: n };
+        },
+      },
+      {
+        name: "interrupt of the last one",
+        prepare: (n) => ({ once: interrupt(n) }),
       },
     ],
   },
