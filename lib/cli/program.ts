@@ -6,6 +6,7 @@ import { Command, CommanderError } from "commander";
 import { TraceError } from "../trace/format.ts";
 import { type ConformanceOptions, conformanceCommand } from "./conformance.ts";
 import { coverageCommand } from "./coverage.ts";
+import { exampleCommand } from "./example.ts";
 import { explainCommand } from "./explain.ts";
 import { exploreCommand } from "./explore.ts";
 import type { ExploreCommandOptions } from "./explore-options.ts";
@@ -82,6 +83,14 @@ export function run(args: readonly string[], output: Output, later = false): num
     .option("--json", "print one JSON document")
     .action((options: { json?: boolean }) => {
       code = coverageCommand(options, output);
+    });
+  program
+    .command("example")
+    .description("run a program that shows something; without a name: which there are")
+    .argument("[name]", "resampling, vmm")
+    .option("--strace", "print its system calls instead")
+    .action((name: string | undefined, options: { strace?: boolean }) => {
+      code = exampleCommand(name, options, output);
     });
   const list = (value: string, before: string[] = []): string[] => [...before, ...value.split(",")];
   const number = (value: string): number => {

@@ -47,7 +47,7 @@ export function replayCommand(paths: string[], options: ReplayCommandOptions, ou
     output.print(table(results, output));
     if (options.verbose) for (const result of results) printDifferences(result, output);
     output.print(
-      `${results.length} traces, ${total.calls} calls, ${total.identical} identical, ${total.different} different` +
+      `${results.length} ${results.length === 1 ? "trace" : "traces"}, ${total.calls} calls, ${total.identical} identical, ${total.different} different` +
         (total.known === 0 ? "" : `, ${total.known} known`) +
         (total.excludedBytes === 0
           ? ""

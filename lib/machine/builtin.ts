@@ -1,6 +1,6 @@
 /**
  * The hosts whose description comes with the library, and which of them a header means that leaves out what KVM offers:
- * the same architecture and flavour, then the same machine, then the release.
+ * the same architecture, then the same flavour, machine and release.
  */
 import type { ProfileHeader } from "./profile.ts";
 import * as arm64 from "./profiles/arm64.ts";
@@ -23,13 +23,12 @@ const machineOf = ({ host }: ProfileHeader): string =>
 
 /** The header, with what it leaves out of capabilities taken from the closest host of the library. */
 export function completed(header: ProfileHeader): ProfileHeader {
-  if (header.capabilities !== undefined) return header;
+  if (header.capabilities !== undefined || header.kvm === null) return header;
   const score = (other: ProfileHeader): number =>
+    (other.kvm === header.kvm ? 4 : 0) +
     (machineOf(other) === machineOf(header) ? 2 : 0) +
     (releaseOf(other.kernel) === releaseOf(header.kernel) ? 1 : 0);
-  const candidates = Object.values(builtinHosts).filter(
-    ({ arch, kvm }) => arch === header.arch && kvm === header.kvm,
-  );
+  const candidates = Object.values(builtinHosts).filter(({ arch }) => arch === header.arch);
   const [best] = candidates.sort((a, b) => score(b) - score(a));
   return best === undefined ? header : { ...header, capabilities: best.capabilities! };
 }

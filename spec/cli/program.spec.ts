@@ -60,11 +60,33 @@ test("--version is that of the package", () => {
   expect(fakeKvm(["--version"])).toMatchObject({ code: 0, out: version });
 });
 
+describe("example", () => {
+  test("without a name: which there are", () => {
+    const { code, out } = fakeKvm(["example"]);
+    expect(code).toBe(0);
+    expect(out.split("\n").map((line) => line.split(":")[0])).toEqual(["resampling", "vmm"]);
+  });
+
+  test("resampling: five steps; its system calls", () => {
+    expect(fakeKvm(["example", "resampling"]).out.split("\n").length).toBe(5);
+    const { out } = fakeKvm(["example", "resampling", "--strace"]);
+    const runs = out.split("\n").filter((line) => line.includes("KVM_RUN"));
+    expect(runs.map((line) => line.split(" = ")[1])).toEqual(["-1 EINTR", "0", "-1 EINTR", "-1 EINTR"]);
+  });
+
+  test("another name", () => {
+    expect(fakeKvm(["example", "qemu"])).toMatchObject({
+      code: 2,
+      err: 'fake-kvm: no example "qemu": resampling, vmm',
+    });
+  });
+});
+
 describe("replay", () => {
   test("identical: exit code 0, the sum in the last line", () => {
     const { code, last, err } = fakeKvm(["replay", same]);
     expect(code).toBe(0);
-    expect(last).toBe("1 traces, 2 calls, 2 identical, 0 different");
+    expect(last).toBe("1 trace, 2 calls, 2 identical, 0 different");
     expect(err).toBe("");
   });
 
