@@ -14,6 +14,8 @@ export class Clock {
   /** what CLOCK_REALTIME showed at boot, in nanoseconds since 1970 */
   readonly bootTime: number;
   #timers: Timer[] = [];
+  /** called after time has passed */
+  passed: (() => void) | undefined;
 
   constructor(now = 1_000_000_000, bootTime = 1_767_225_600_000_000_000) {
     this.now = now;
@@ -49,6 +51,7 @@ export class Clock {
       timer.fire(this.now);
     }
     this.now = Math.max(this.now, time);
+    this.passed?.();
   }
 
   /** Moves the clock by so many nanoseconds. */

@@ -72,6 +72,22 @@ export abstract class File {
   ioctl(_process: Process, _request: number, _user: Argument): number {
     return -ENOTTY;
   }
+  /**
+   * Begins a call that takes long (KVM_RUN): its answer, or ASLEEP or BUSY, and `resume` goes on with it (long-call.ts).
+   * −ENODEV for a file that has none: it is no vCPU.
+   */
+  begin(_process: Process): number {
+    return -ENODEV;
+  }
+  resume(): number {
+    return -ENODEV;
+  }
+  /** what the call waits for that answered ASLEEP */
+  get waitsFor(): string {
+    return this.name;
+  }
+  /** Makes the long call answer −EINTR: the one under way, or the next one. */
+  kick(): void {}
   /** What a mapping of these bytes of the file shows, or −errno. `shared` is false for MAP_PRIVATE. */
   mmap(_offset: number, _length: number, _prot: number, _shared: boolean): Backing | number {
     return -ENODEV;

@@ -6,6 +6,7 @@ import { PAGE_SIZE, TASK_SIZE } from "./address-space.ts";
 import { Clock } from "./clock.ts";
 import { Faults } from "./faults.ts";
 import type { File } from "./file.ts";
+import { Naps } from "./long-call.ts";
 import type { Process } from "./process.ts";
 import { type Policy, WorkQueue } from "./work-queue.ts";
 
@@ -31,6 +32,11 @@ export interface KernelOptions {
   taskSize?: number;
   /** called when a call would sleep for ever: what it waits for. The call then answers −EINTR. */
   onDeadlock?: (report: string) => void;
+  /**
+   * how the program is let run between two steps of a long call (Process.run): at once where it awaits something. With
+   * `() => new Promise((resolve) => setImmediate(resolve))` timers and input and output of the host go on, too.
+   */
+  pause?: () => Promise<void>;
 }
 
 const newest: KernelBehaviour = { eventfdExactWrite: true, epollIoctl: true };
@@ -46,6 +52,10 @@ export class Kernel {
   readonly nodes = new Map<string, Open>();
   /** calls that would have slept for ever, oldest first */
   readonly deadlocks: string[] = [];
+  /** long calls under way */
+  longCalls = 0;
+  #naps: Naps | undefined;
+  readonly pause: () => Promise<void>;
   /** whether an eventfd wake-up is running: a signal from inside one is refused (fs/eventfd.c:eventfd_signal_mask, 6.1) */
   inEventfd = false;
   #onDeadlock: ((report: string) => void) | undefined;
@@ -57,11 +67,26 @@ export class Kernel {
     this.taskSize = options.taskSize ?? TASK_SIZE;
     this.behaviour = options.behaviour ?? newest;
     this.#onDeadlock = options.onDeadlock;
+    this.pause = options.pause ?? (() => Promise.resolve());
   }
 
   /** The node that opens `path`, if there is one. */
   node(path: string): Open | undefined {
     return this.nodes.get(path) ?? this.nodes.get(path.slice(0, path.lastIndexOf("/") + 1));
+  }
+
+  /** Who sleeps in a long call. From now on whatever happens outside of system calls is seen, too. */
+  get naps(): Naps {
+    if (this.#naps === undefined) {
+      this.#naps = new Naps(this);
+      this.clock.passed = this.work.ran = () => this.stir();
+    }
+    return this.#naps;
+  }
+
+  /** Something has happened: who sleeps in a long call looks whether it can go on. */
+  stir(): void {
+    if (this.longCalls !== 0) this.naps.stir(this.clock.now);
   }
 
   /**

@@ -38,8 +38,10 @@ import {
 } from "./file.ts";
 import { genericIoctl, maybeGeneric } from "./generic-ioctl.ts";
 import type { Kernel } from "./kernel.ts";
+import { longCall } from "./long-call.ts";
 import { O_DIRECT, pipe } from "./pipe.ts";
 import { whenReady } from "./readable.ts";
+import { type SignalHandler, Signals } from "./signals.ts";
 import type { EpollEvent, PollFd, Syscalls } from "./syscalls.ts";
 
 export const MAP_SHARED = 0x01;
@@ -119,6 +121,7 @@ export class Process implements Syscalls {
   readonly limits = new Map<number, number>();
   /** capabilities that the process gave up ("CAP_IPC_LOCK"): it starts as root */
   readonly dropped = new Set<string>();
+  #signals: Signals | undefined;
   readonly #argument = new Argument();
 
   constructor(kernel: Kernel, options: ProcessOptions = {}) {
@@ -441,6 +444,50 @@ export class Process implements Syscalls {
     return file === undefined ? Promise.resolve(-EBADF) : whenReady(file, events);
   }
 
+  /**
+   * KVM_RUN on a thread of its own: what it answers, −EBADF, or −ENODEV for what is no vCPU. Other calls go on meanwhile; a
+   * vCPU that sleeps stays asleep until one of them, deferred work or a timer wakes it.
+   */
+  run(fd: number): Promise<number> {
+    const file = this.#descriptor(fd);
+    return file === undefined ? Promise.resolve(-EBADF) : longCall(file, this);
+  }
+
+  /** The KVM_RUN of this vCPU that `run` makes, under way or the next one, returns −EINTR. */
+  kick(fd: number): void {
+    this.#descriptor(fd)?.kick();
+  }
+
+  get signals(): Signals {
+    this.#signals ??= new Signals(() => this.kernel.stir());
+    return this.#signals;
+  }
+
+  /** A signal to this process: 0, or −EINVAL. */
+  kill(signal: number): number {
+    return this.signals.send(signal);
+  }
+
+  /** What is done with a signal; without it, it does nothing. */
+  sigaction(signal: number, handler: SignalHandler): number {
+    return this.signals.action(signal, handler);
+  }
+
+  /** SIG_BLOCK (0), SIG_UNBLOCK (1), SIG_SETMASK (2) with a set of 64 bits, signal n at bit n − 1. */
+  sigprocmask(how: number, set: bigint): number {
+    return this.signals.mask(how, set);
+  }
+
+  /** The signals that wait because they are blocked. */
+  sigpending(): bigint {
+    return this.signals.waiting;
+  }
+
+  /** Takes a waiting signal of a set, without waiting for one: its number, or −EAGAIN. */
+  sigtimedwait(set: bigint): number {
+    return this.signals.take(set);
+  }
+
   fork(): Process {
     const child = new Process(this.kernel, { encoding: this.encoding, firstDescriptor: 0 });
     child.fds = this.fds.fork();
@@ -451,6 +498,7 @@ export class Process implements Syscalls {
   }
 
   exit(): void {
+    if (this.kernel.longCalls !== 0) this.kernel.naps.endOf(this);
     this.fds.clear();
     this.mm.clear();
     this.#end(0);
@@ -478,6 +526,7 @@ export class Process implements Syscalls {
   #end(result: number): number {
     const work = this.kernel.work;
     if (work.pending !== 0) work.policy(work);
+    if (this.kernel.longCalls !== 0) this.kernel.stir();
     return result;
   }
 }

@@ -3,12 +3,13 @@
  * 6.18). Its mapping holds `struct kvm_run` in the first page, on x86 the data of port accesses in the second and the
  * coalesced ring in the third, and from page 64 on the dirty ring, if there is one.
  */
-import { EFAULT, EINVAL, EIO } from "../abi/errno.ts";
+import { EFAULT, EINTR, EINVAL, EIO } from "../abi/errno.ts";
 import { KVM_ENABLE_CAP, KVM_RUN, KVMIO, KvmEnableCap } from "../abi/kvm.ts";
 import { type Backing, PAGE_SIZE, SIGBUS } from "../kernel/address-space.ts";
 import type { Argument } from "../kernel/argument.ts";
 import { File, O_RDWR } from "../kernel/file.ts";
 import type { Process } from "../kernel/process.ts";
+import type { Signals } from "../kernel/signals.ts";
 import type { KvmArch, VcpuArch } from "./arch.ts";
 import { DirtyRing } from "./dirty-ring.ts";
 import { type Entry, handlerOf, type Table, table } from "./dispatch.ts";
@@ -25,6 +26,13 @@ export class Vcpu {
   /** its place in the order of creation */
   index = 0;
   arch: VcpuArch | undefined;
+  /** the signals that may end its KVM_RUN, and which of them are blocked meanwhile, where that was said */
+  signals: Signals | undefined;
+  signalMask: bigint | undefined;
+  /** its KVM_RUN on a thread of its own has to return */
+  kicked = false;
+  /** what it waits for while it sleeps in KVM_RUN, else empty */
+  waitsFor = "";
   #pages: Uint8Array | undefined;
   #dirtyRing: DirtyRing | undefined;
 
@@ -51,6 +59,11 @@ export class Vcpu {
     return this.#pages;
   }
 
+  /** A signal ends KVM_RUN. */
+  get interrupted(): boolean {
+    return this.kicked || this.signals?.interrupts(this.signalMask) === true;
+  }
+
   /** Only where the VM has dirty rings. */
   get dirtyRing(): DirtyRing {
     this.#dirtyRing ??= new DirtyRing(this.vm.dirtyRingSize);
@@ -61,6 +74,9 @@ export class Vcpu {
 export class VcpuFile extends File {
   readonly vcpu: Vcpu;
   readonly #handlers: Table<VcpuFile>;
+
+  /** a KVM_RUN on a thread of its own is under way: other calls wait for its end */
+  #running = false;
 
   constructor(vcpu: Vcpu) {
     super(vcpu.vm.kernel, O_RDWR);
@@ -77,8 +93,43 @@ export class VcpuFile extends File {
     const vm = this.vcpu.vm;
     if (vm.mm !== process.mm || vm.dead) return -EIO;
     if (((request >>> 8) & 0xff) !== KVMIO) return -EINVAL;
+    if (this.#running) {
+      vm.kernel.deadlocks.push(`a call waits for the KVM_RUN of vCPU ${this.vcpu.id}`);
+      return -EINTR;
+    }
     const handler = handlerOf(this.#handlers, request);
     return handler === undefined ? -EINVAL : handler(this, user, process);
+  }
+
+  override begin(process: Process): number {
+    const { vcpu } = this;
+    const { vm } = vcpu;
+    if (vm.mm !== process.mm || vm.dead) return -EIO;
+    const refused = checkAnnouncedIrqchip(vcpu);
+    if (refused < 0) return refused;
+    vcpu.signals = process.signals;
+    this.#running = true;
+    return this.#step(vcpu.arch!.run(true));
+  }
+
+  override resume(): number {
+    return this.#step(this.vcpu.arch!.resume!());
+  }
+
+  #step(answer: number): number {
+    if (answer > 0) return answer;
+    this.#running = false;
+    this.vcpu.kicked = false;
+    return answer;
+  }
+
+  override get waitsFor(): string {
+    return this.vcpu.waitsFor;
+  }
+
+  override kick(): void {
+    this.vcpu.kicked = true;
+    this.kernel.stir();
   }
 
   /** Any range may be mapped; a page with nothing behind it takes SIGBUS. The dirty ring must be shared. */
@@ -128,10 +179,12 @@ function enableCap(file: VcpuFile, user: Argument, process: Process): number {
 const common: readonly Entry<VcpuFile>[] = [
   [
     KVM_RUN,
-    ({ vcpu }, user) => {
+    ({ vcpu }, user, process) => {
       if (user.value !== 0) return -EINVAL;
       const refused = checkAnnouncedIrqchip(vcpu);
-      return refused < 0 ? refused : vcpu.arch!.run();
+      if (refused < 0) return refused;
+      vcpu.signals = process.signals;
+      return vcpu.arch!.run(false);
     },
   ],
   [KVM_ENABLE_CAP, enableCap],

@@ -24,9 +24,11 @@ import { sendIoapicEoi } from "./guest-interrupts.ts";
 import { refusalOf, refusedToGuest } from "./guest-msrs.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
 import { EFER_LME } from "./registers.ts";
+import { tellTprAccess } from "./run-page.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 const PAGE = 4096;
+const TPR = 0x80;
 const X2APIC_FIRST = 0x800;
 const X2APIC_LAST = 0x8ff;
 const IA32_TSC = 0x10;
@@ -44,6 +46,8 @@ export class GuestBus implements Bus {
   bytes: Uint8Array = new Uint8Array(0);
   at = 0;
   eachWrite = false;
+  /** the guest used its task priority register, and user space wants to know of it (KVM_TPR_ACCESS_REPORTING) */
+  tprAccessed = false;
   readonly #vcpu: X86Vcpu;
   /** the processor behind this bus, for MSRs that are registers of it */
   cpu!: Cpu;
@@ -98,6 +102,7 @@ export class GuestBus implements Bus {
     const { lapic } = vcpu;
     const lo = address >>> 0;
     if (lapic?.contains(lo, Math.floor(address / 2 ** 32)) === true) {
+      if ((lo & 0xfff) === TPR) this.#tprAccess(false);
       const answer = lapic.mmioRead(lo & 0xfff, length, this.#now);
       if (answer !== LAPIC_NOT_HERE) {
         if ((answer & LAPIC_FAULT) === 0) put(data, at, length, lapic.valueLo);
@@ -118,6 +123,7 @@ export class GuestBus implements Bus {
     const lo = address >>> 0;
     const irqchip = vcpu.vm.irqchip;
     if (lapic?.contains(lo, Math.floor(address / 2 ** 32)) === true) {
+      if ((lo & 0xfff) === TPR) this.#tprAccess(true);
       const answer = lapic.mmioWrite(lo & 0xfff, length, get(data, at, Math.min(length, 4)), this.#now);
       if (answer !== LAPIC_NOT_HERE) {
         this.#lapicDid(answer);
@@ -130,6 +136,14 @@ export class GuestBus implements Bus {
       return true;
     }
     return vcpu.vcpu.vm.buses.mmio.write(address, length, data, at);
+  }
+
+  /** The page tells of the access at once, the exit comes with the next entry (__report_tpr_access). */
+  #tprAccess(write: boolean): void {
+    const vcpu = this.#vcpu;
+    if (!vcpu.reportsTprAccess) return;
+    this.tprAccessed = true;
+    tellTprAccess(vcpu.vcpu.pages, this.cpu.start, write);
   }
 
   /** What a register write of the local APIC leaves to do. */

@@ -47,6 +47,14 @@ export function takeInterrupt(vcpu: X86Vcpu, ended: boolean): number {
   return vector;
 }
 
+/** An interrupt that was taken before reaches the guest now: the local APIC does not keep it in service any longer. */
+export function endInterrupt(vcpu: X86Vcpu, vector: number): void {
+  const { lapic } = vcpu;
+  if (lapic?.highestInService() !== vector) return;
+  lapic.eoi();
+  sendIoapicEoi(vcpu);
+}
+
 /** The local APIC has ended `eoiVector`: the IOAPIC hears of it, in the kernel or by an exit. */
 export function sendIoapicEoi(vcpu: X86Vcpu): void {
   const { lapic, vm } = vcpu;

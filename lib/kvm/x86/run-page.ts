@@ -47,6 +47,12 @@ export const PIO_DATA = 4096;
 export const INSTRUCTION_BYTES = 15;
 const NOP = 0x90;
 
+/** The union of KVM_EXIT_TPR_ACCESS: where the instruction is, and whether it writes. */
+export function tellTprAccess(bytes: Uint8Array, rip: number, write: boolean): void {
+  store64(bytes, UNION, rip);
+  store32(bytes, UNION + 8, write ? 1 : 0);
+}
+
 export class RunPage {
   readonly bytes: Uint8Array;
 

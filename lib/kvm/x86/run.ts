@@ -7,10 +7,10 @@
  * instructions, as recorded; elsewhere after each.
  *
  * The call never hangs JavaScript. A vCPU that waits lets deferred work and virtual time pass (`Kernel.wait`), and
- * answers −EINTR where nothing can ever wake it. A guest that runs on and on answers −EINTR after so many instructions as
- * `guestPolicy` allows, as if a signal had come.
+ * answers −EINTR where nothing can ever wake it; a patient one (`Process.run`) answers ASLEEP, and is resumed. A guest that
+ * runs on and on answers −EINTR after so many instructions as `guestPolicy` allows, as if a signal had come.
  *
- * Missing: KVM_SET_SIGNAL_MASK (no signals here), SMM, asynchronous page faults. A step into the handler of
+ * Missing: SMM, asynchronous page faults. A step into the handler of
  * an exception stops after its first instruction, as where KVM's emulator runs the guest; a processor runs on to IRET.
  */
 import { EAGAIN, EFAULT, EINTR, EINVAL } from "../../abi/errno.ts";
@@ -20,6 +20,7 @@ import {
   KVM_EXIT_INTR,
   KVM_EXIT_IRQ_WINDOW_OPEN,
   KVM_EXIT_SHUTDOWN,
+  KVM_EXIT_TPR_ACCESS,
   KVM_EXIT_UNKNOWN,
   KVM_MP_STATE_HALTED,
   KVM_MP_STATE_INIT_RECEIVED,
@@ -44,11 +45,12 @@ import {
   UNHANDLED,
   WAITING,
 } from "../../hardware/x86/memory.ts";
-import { CpuState, DR6, DR7, IF, RF, RFLAGS, SHADOW_MOV_SS, TF } from "../../hardware/x86/state.ts";
+import { CpuState, DR6, DR7, IF, RF, RFLAGS, RIP, SHADOW_MOV_SS, TF } from "../../hardware/x86/state.ts";
 import type { Kernel } from "../../kernel/kernel.ts";
+import { ASLEEP, BUSY } from "../../kernel/long-call.ts";
 import { Breakpoints } from "./breakpoints.ts";
 import { GuestBus } from "./guest-bus.ts";
-import { hasInterrupt, takeInterrupt } from "./guest-interrupts.ts";
+import { endInterrupt, hasInterrupt, takeInterrupt } from "./guest-interrupts.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
 import { acceptEvents } from "./mp-state.ts";
 import {
@@ -116,6 +118,8 @@ type Unfinished = "nothing" | "port" | "mmio" | "writes" | "out" | "msr";
 
 /** An entry goes on. */
 const GO_ON = 1;
+/** instructions after which a patient run lets others go on */
+const SLICE = 100_000;
 
 /** Makes the processor of a vCPU: one that runs machine code, or something in its place. */
 export type MakeCpu = (state: CpuState, bus: Bus, options: Partial<CpuOptions>) => Cpu;
@@ -132,6 +136,12 @@ export class Runner {
   /** the posted write that user space sees at present */
   #posted = 0;
   #budget = 0;
+  /** whether the present run may answer ASLEEP, and whether it waits for INIT and SIPI */
+  #patient = false;
+  #starting = false;
+  /** RIP, by halves, and the flags of the instruction that waits for user space */
+  #waitingRip: readonly [number, number] = [0, 0];
+  #waitingFlags = 0;
   readonly #breakpoints: Breakpoints;
   /** TF was set when the present instruction began */
   #trap = false;
@@ -158,12 +168,16 @@ export class Runner {
 
   // ---- KVM_RUN ---------------------------------------------------------------------------------------------------
 
-  run(): number {
+  /** Its answer; a patient one may answer ASLEEP or BUSY, and is not over. */
+  run(patient: boolean): number {
     const vcpu = this.#vcpu;
     const page = this.#page;
     const { bytes } = page;
+    this.#patient = patient;
+    this.#budget = this.#policy.budget;
     bytes[FLAGS] = bytes[FLAGS + 1] = 0;
-    if (vcpu.mpState === KVM_MP_STATE_UNINITIALIZED) return this.#save(this.#waitForStart());
+    this.#starting = vcpu.mpState === KVM_MP_STATE_UNINITIALIZED;
+    if (this.#starting) return this.#leave(this.#leavesAtOnce ? -EINTR : this.#waitForStart());
     if (unknownRegisters(bytes, VALID_REGS) || unknownRegisters(bytes, DIRTY_REGS))
       return this.#save(-EINVAL);
     if (load32(bytes, DIRTY_REGS) !== 0) {
@@ -179,15 +193,36 @@ export class Runner {
     this.cpu.memory.physicalBits = vcpu.cpuid.physicalAddressBits;
     this.cpu.memory.refresh();
     this.#bus.badAddress = false;
-    this.#budget = this.#policy.budget;
     this.cpu.breakpointTrapped = !this.#emulated && vcpu.debug.usesInstruction;
     let result = this.#finishLast();
-    if (result > 0) result = page.immediateExit ? -EINTR : this.#loop();
-    if (this.#bus.badAddress && !this.#emulated) result = -EFAULT;
+    if (result > 0 && this.#leavesAtOnce) result = -EINTR;
+    if (result > 0) {
+      page.exitReason = KVM_EXIT_UNKNOWN;
+      result = this.#loop();
+    }
+    return this.#leave(result);
+  }
+
+  /** A patient run that is not over goes on. */
+  resume(): number {
+    if (this.#starting) return this.#leave(this.#waitForStart());
+    this.cpu.memory.refresh();
+    return this.#leave(this.#loop());
+  }
+
+  /** What was done before it is done; the guest is not entered. */
+  get #leavesAtOnce(): boolean {
+    return this.#page.immediateExit || (this.#patient && this.#vcpu.vcpu.kicked);
+  }
+
+  #leave(result: number): number {
+    if (result > 0) return result;
+    if (this.#starting) return this.#save(result);
+    const vcpu = this.#vcpu;
     storeRegisters(this.cpu.state, vcpu);
     vcpu.registers.sregs.cr8Lo = this.cpu.bus.readCr8();
     if (vcpu.lapic === undefined) vcpu.registers.cr8 = this.cpu.bus.readCr8();
-    return this.#save(result);
+    return this.#save(this.#bus.badAddress && !this.#emulated ? -EFAULT : result);
   }
 
   /** post_kvm_run_save: what user space reads after every call. */
@@ -209,13 +244,10 @@ export class Runner {
   /** A vCPU that waits for INIT and SIPI: EAGAIN once they came. */
   #waitForStart(): number {
     const vcpu = this.#vcpu;
-    if (this.#page.immediateExit) return -EINTR;
-    const { lapic, vcpu: common } = vcpu;
-    const started = this.#sleep(
-      `vCPU ${common.id} waits for INIT and SIPI`,
-      () => lapic !== undefined && lapic.pendingEvents !== 0,
-    );
-    if (started) {
+    const { lapic } = vcpu;
+    const slept = this.#sleep(() => lapic !== undefined && lapic.pendingEvents !== 0);
+    if (slept === ASLEEP) return ASLEEP;
+    if (slept === GO_ON && !vcpu.vcpu.interrupted) {
       acceptEvents(vcpu);
       return -EAGAIN;
     }
@@ -227,10 +259,10 @@ export class Runner {
     const vcpu = this.#vcpu;
     const { kernel } = vcpu.vcpu.vm;
     const page = this.#page;
-    page.exitReason = KVM_EXIT_UNKNOWN;
+    const pause = this.#patient ? Math.max(0, this.#budget - SLICE) : 0;
     for (;;) {
       const result = vcpu.mpState === KVM_MP_STATE_RUNNABLE ? this.#enter() : this.#block();
-      if (result <= 0 && result !== -EINTR) return result;
+      if (result === ASLEEP || (result <= 0 && result !== -EINTR)) return result;
       if (kernel.work.pending !== 0) kernel.work.policy(kernel.work);
       vcpu.lapic?.injectTimer();
       if (
@@ -241,12 +273,17 @@ export class Runner {
         page.exitReason = KVM_EXIT_IRQ_WINDOW_OPEN;
         return 0;
       }
-      // a signal ended the sleep: it counts only if there is no window
-      if (result === -EINTR) return result;
-      if (this.#budget <= 0 || kernel.faults.interrupt("KVM_RUN")) {
+      // a signal ended the sleep, or kept the guest from being entered: it counts only if there is no window
+      if (
+        result === -EINTR ||
+        this.#budget <= 0 ||
+        vcpu.vcpu.interrupted ||
+        kernel.faults.interrupt("KVM_RUN")
+      ) {
         page.exitReason = KVM_EXIT_INTR;
         return -EINTR;
       }
+      if (this.#budget <= pause) return BUSY;
     }
   }
 
@@ -267,42 +304,56 @@ export class Runner {
   // ---- sleeping --------------------------------------------------------------------------------------------------
 
   /**
-   * Waits; false where nothing can ever end it, or nothing did within the longest sleep: a timer that ticks for ever must
-   * not keep JavaScript busy for ever.
+   * Waits: GO_ON once `ready`; −EINTR for a signal, where nothing can ever end it, or where nothing did within the longest
+   * sleep: a timer that ticks for ever must not keep JavaScript busy for ever. ASLEEP for a patient run.
    */
-  #sleep(report: string, ready: () => boolean): boolean {
-    const { kernel } = this.#vcpu.vcpu.vm;
-    const deadline = kernel.clock.now + this.#policy.longestSleep;
-    const result = kernel.wait(
-      report,
-      ready,
-      kernel.clock.next === Number.POSITIVE_INFINITY ? undefined : deadline,
-    );
-    if (result === false) kernel.deadlocks.push(report);
-    return result === true;
+  #sleep(ready: () => boolean): number {
+    const { vcpu } = this.#vcpu;
+    const { kernel } = vcpu.vm;
+    const ended = (): boolean => ready() || vcpu.interrupted;
+    if (this.#patient) {
+      kernel.work.policy(kernel.work);
+      vcpu.waitsFor = ended() ? "" : this.#sleepReport();
+      if (vcpu.waitsFor !== "") return ASLEEP;
+    } else {
+      const report = this.#everyone();
+      const { next, now } = kernel.clock;
+      const deadline = next === Number.POSITIVE_INFINITY ? undefined : now + this.#policy.longestSleep;
+      const result = kernel.wait(report, ended, deadline);
+      if (result === false) kernel.deadlocks.push(report);
+    }
+    return ready() ? GO_ON : -EINTR;
+  }
+
+  /** What every vCPU of the VM waits for, this one first. */
+  #everyone(): string {
+    const { vcpu } = this.#vcpu;
+    const others = vcpu.vm.vcpus
+      .filter((other) => other !== vcpu)
+      .map((other) => (other.waitsFor === "" ? `vCPU ${other.id} is not in KVM_RUN` : other.waitsFor));
+    return [this.#sleepReport(), ...others].join("; ");
   }
 
   /** vcpu_block: until there is something to do. */
   #block(): number {
     const vcpu = this.#vcpu;
     const { lapic } = vcpu;
-    const awake = this.#sleep(this.#sleepReport(), () => {
+    const slept = this.#sleep(() => {
       lapic?.injectTimer();
       return this.#runnable();
     });
-    if (!awake) {
-      this.#page.exitReason = KVM_EXIT_INTR;
-      return -EINTR;
-    }
+    if (slept !== GO_ON) return slept;
     acceptEvents(vcpu);
     if (lapic !== undefined) lapic.pvUnhalted = false;
     if (vcpu.mpState !== KVM_MP_STATE_INIT_RECEIVED) vcpu.mpState = KVM_MP_STATE_RUNNABLE;
-    return 1;
+    return GO_ON;
   }
 
   #sleepReport(): string {
     const { id } = this.#vcpu.vcpu;
-    if (this.#vcpu.mpState === KVM_MP_STATE_INIT_RECEIVED) return `vCPU ${id} waits for a SIPI`;
+    const { mpState } = this.#vcpu;
+    if (mpState === KVM_MP_STATE_UNINITIALIZED) return `vCPU ${id} waits for INIT and SIPI`;
+    if (mpState === KVM_MP_STATE_INIT_RECEIVED) return `vCPU ${id} waits for a SIPI`;
     const closed = (this.cpu.state.r32[2 * RFLAGS] & IF) === 0;
     return `vCPU ${id} halted, interrupts ${closed ? "off" : "on"}`;
   }
@@ -334,13 +385,18 @@ export class Runner {
   #enter(): number {
     const vcpu = this.#vcpu;
     const { events, lapic } = vcpu;
+    if (this.#ringFull) {
+      this.#page.exitReason = KVM_EXIT_DIRTY_RING_FULL;
+      return 0;
+    }
+    if (this.#bus.tprAccessed) {
+      this.#bus.tprAccessed = false;
+      this.#page.exitReason = KVM_EXIT_TPR_ACCESS;
+      return 0;
+    }
     if (events.tripleFault) {
       events.tripleFault = false;
       this.#page.exitReason = KVM_EXIT_SHUTDOWN;
-      return 0;
-    }
-    if (this.#ringFull) {
-      this.#page.exitReason = KVM_EXIT_DIRTY_RING_FULL;
       return 0;
     }
     this.#takeNmis();
@@ -359,8 +415,9 @@ export class Runner {
       }
       lapic.eventRequested = false;
     }
-    if (!this.#inject()) return events.tripleFault ? 1 : 0;
-    return this.#execute();
+    if (vcpu.vcpu.interrupted) this.#hold();
+    else if (!this.#inject()) return events.tripleFault ? GO_ON : 0;
+    return vcpu.vcpu.interrupted ? GO_ON : this.#execute();
   }
 
   /** The vCPU's ring of dirty pages has to be collected first. */
@@ -539,23 +596,23 @@ export class Runner {
     switch (memory.exit) {
       case EXIT_PORT_IN:
         page.io(false, exitLength, exitAddress, exitCount);
-        this.#unfinished = "port";
+        this.#remember("port");
         return 0;
       case EXIT_PORT_OUT:
         page.io(true, exitLength, exitAddress, 1);
         page.bytes.set(memory.data.subarray(0, exitLength), PIO_DATA);
-        this.#unfinished = "out";
+        this.#remember("out");
         if (exitAddress === 0x7e && (this.#vcpu.vm.settings.disabledQuirks & QUIRK_OUT_7E) === 0)
           this.#skipOut();
         return 0;
       case EXIT_MMIO:
         page.mmio(false, exitAddress, exitLength);
-        this.#unfinished = "mmio";
+        this.#remember("mmio");
         return 0;
       case EXIT_RDMSR:
       case EXIT_WRMSR:
         page.msr(memory.exit === EXIT_WRMSR, this.#bus.msrReason, exitAddress, this.cpu.msrValue);
-        this.#unfinished = "msr";
+        this.#remember("msr");
         return 0;
       default:
         this.#failEmulation();
@@ -587,6 +644,29 @@ export class Runner {
     return 0;
   }
 
+  /** An instruction waits for user space: where it is, and its flags, which the emulator keeps. */
+  #remember(unfinished: Unfinished): void {
+    const { r32 } = this.cpu.state;
+    this.#unfinished = unfinished;
+    this.#waitingRip = [r32[2 * RIP], r32[2 * RIP + 1]];
+    this.#waitingFlags = r32[2 * RFLAGS];
+  }
+
+  /**
+   * User space may have moved RIP meanwhile. The emulator finishes what it has decoded (complete_emulated_io); a port access
+   * that the processor left to KVM is dropped (complete_fast_pio_in). False for the latter.
+   */
+  #returnToWaiting(unfinished: Unfinished): boolean {
+    const { r32 } = this.cpu.state;
+    const [lo, hi] = this.#waitingRip;
+    const moved = r32[2 * RIP] !== lo || r32[2 * RIP + 1] !== hi;
+    if (!this.#emulated && unfinished !== "mmio") return !moved;
+    r32[2 * RIP] = lo;
+    r32[2 * RIP + 1] = hi;
+    r32[2 * RFLAGS] = this.#waitingFlags;
+    return true;
+  }
+
   /** Hands over what user space answered, and runs the instruction that waits: 1 to go on, 0 for another exit. */
   #finishLast(): number {
     const { cpu } = this;
@@ -594,9 +674,12 @@ export class Runner {
     const { bytes } = this.#page;
     const unfinished = this.#unfinished;
     this.#unfinished = "nothing";
+    if (unfinished === "nothing") return GO_ON;
+    if (unfinished !== "writes" && !this.#returnToWaiting(unfinished)) {
+      memory.forget();
+      return GO_ON;
+    }
     switch (unfinished) {
-      case "nothing":
-        return 1;
       case "writes":
         if (++this.#posted < memory.postedCount) {
           this.#unfinished = "writes";
@@ -712,6 +795,7 @@ export class Runner {
     }
     if (interrupt.injected) {
       interrupt.injected = false;
+      if (this.#emulated) endInterrupt(this.#vcpu, interrupt.nr);
       return this.#deliver(interrupt.nr, "external", -1);
     }
     if (this.#vcpu.debug.blocksInterrupts) return true;
@@ -726,6 +810,30 @@ export class Runner {
     interrupt.nr = vector;
     interrupt.soft = false;
     return this.#deliver(vector, "external", -1);
+  }
+
+  /**
+   * A signal came before the guest was entered: what it was about to be given stays injected, and comes with the next
+   * entry (svm_cancel_injection; live 6.18).
+   */
+  #hold(): void {
+    const vcpu = this.#vcpu;
+    const { exception, nmi, interrupt } = vcpu.events;
+    const { state } = this.cpu;
+    if (exception.pending) {
+      if (isFault(exception.vector)) state.r32[2 * RFLAGS] |= RF;
+      exception.pending = false;
+      exception.injected = true;
+    }
+    if (exception.injected || nmi.injected || interrupt.injected || vcpu.debug.blocksInterrupts) return;
+    if (this.#shadow !== 0) return;
+    if (nmi.pending !== 0 && !state.nmiMasked) {
+      nmi.pending--;
+      nmi.injected = state.nmiMasked = true;
+    } else if ((state.r32[2 * RFLAGS] & IF) !== 0) {
+      const vector = takeInterrupt(vcpu, false);
+      if (vector >= 0) vcpu.events.queueInterrupt(vector);
+    }
   }
 
   /** Goes to a handler. A fault on the way there is delivered instead, or becomes a double or a triple fault. */

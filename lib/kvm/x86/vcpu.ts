@@ -81,10 +81,14 @@ export class X86Vcpu implements VcpuArch {
     return (this.registers.apicBaseLo & APIC_BASE_BSP) !== 0;
   }
 
-  run(): number {
+  run(patient: boolean): number {
     this.hasRun = true;
     this.runner ??= new Runner(this);
-    return this.runner.run();
+    return this.runner.run(patient);
+  }
+
+  resume(): number {
+    return this.runner!.resume();
   }
 
   enableCap(capability: number, flags: number, args: readonly bigint[]): number {

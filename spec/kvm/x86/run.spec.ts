@@ -249,7 +249,7 @@ describe("several vCPUs", () => {
     const { process, machine, guest } = started("prot32", { irqchip: true });
     const second = process.ioctl(guest.vm, KVM_CREATE_VCPU, 1);
     expect(process.ioctl(second, KVM_RUN, 0)).toBe(-EINTR);
-    expect(machine.kernel.deadlocks).toEqual(["vCPU 1 waits for INIT and SIPI"]);
+    expect(machine.kernel.deadlocks).toEqual(["vCPU 1 waits for INIT and SIPI; vCPU 0 is not in KVM_RUN"]);
     guest.code(
       ...enableLapic,
       ...store(0xfee0_0310, 1 << 24),
