@@ -212,7 +212,7 @@ describe("twice", () => {
     const start = () => {
       const process = fake();
       const ioctl = process.ioctl.bind(process);
-      let behind = new Uint8Array(8);
+      let behind: Uint8Array = new Uint8Array(8);
       // a kernel whose dirty log has a clock in its third byte
       process.addressOf = (bytes) => Object.getPrototypeOf(process).addressOf.call(process, (behind = bytes));
       process.ioctl = (fd, request, argument) => {
