@@ -167,7 +167,10 @@ const chosen = new Set(sampled(all, Number(values.sample), Number(values.seed)))
 async function runFile(one: Instrumented): Promise<void> {
   const base = bases.get(one.file) as number;
   // While modules are loaded, a mutant may matter for every test; those that come past the file are tried first.
-  const near = [...new Set(one.mutants.flatMap(({ id }) => testsOf[base + id]))];
+  const shares = new Map<number, number>();
+  for (const { id } of one.mutants)
+    for (const test of testsOf[base + id]) shares.set(test, (shares.get(test) ?? 0) + 1);
+  const near = [...shares.keys()];
   const rest = running.map((_, number) => number).filter((number) => !near.includes(number));
   const todo: TestedMutant[] = [];
   for (const mutant of one.mutants) {
@@ -193,7 +196,12 @@ async function runFile(one: Instrumented): Promise<void> {
       kind: "mutants",
       bundle: outfile,
       packages,
-      tests: running.map((test) => ({ id: test.id, time: test.time })),
+      tests: running.map(({ id, spec, time }, number) => ({
+        id,
+        spec,
+        time,
+        share: (shares.get(number) ?? 0) / one.mutants.length,
+      })),
       mutants: todo,
       kills: [...kills],
       limit: Number(values.limit),
