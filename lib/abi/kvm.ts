@@ -1,13 +1,11 @@
 /**
- * KVM's requests, structs and constants that every architecture shares (include/uapi/linux/kvm.h, 7.3). What depends
- * on the architecture stands in kvm-x86.ts, kvm-arm64.ts, kvm-ppc.ts, kvm-riscv.ts: there a request such as
- * KVM_GET_REGS, whose number contains the size of a struct of the architecture, is declared with that struct.
- * What later headers dropped stands in kvm-legacy.ts.
- *
- * Structs are declared as the newest header has them. Since 6.1 no size changed; the exits in kvm_run gained `iocsr_io`,
- * `memory_fault`, `tdx`, `arm_sea`, `snp_req_certs` and hypercall's `flags`, inside the same 256 bytes.
- *
- * Missing: the layout of the dirty ring and the coalesced ring beyond their entries; they live in mmap'ed pages.
+ * KVM's requests, structs and constants that every architecture shares (include/uapi/linux/kvm.h, 7.3). What depends on
+ * the architecture stands in kvm-x86.ts, kvm-arm64.ts, kvm-ppc.ts, kvm-riscv.ts: there a request such as KVM_GET_REGS,
+ * whose number contains the size of a struct of the architecture, is declared with that struct. What later headers
+ * dropped stands in kvm-legacy.ts.  Structs are declared as the newest header has them. Since 6.1 no size changed; the
+ * exits in kvm_run gained `iocsr_io`, `memory_fault`, `tdx`, `arm_sea`, `snp_req_certs` and hypercall's `flags`, inside
+ * the same 256 bytes.  Missing: the layout of the dirty ring and the coalesced ring beyond their entries; they live in
+ * mmap'ed pages.
  */
 import { type Facts, io, ior, iow, iowr } from "./ioctl.ts";
 import {
@@ -32,7 +30,11 @@ import {
 
 export const KVM_API_VERSION = 12;
 
-/** `userspace_addr` is an address that KVM remembers, nothing is copied through it; memory_size 0 deletes the slot. */
+/**
+ * 32 bytes: slot @0 (address space in the upper half), flags @4, guest_phys_addr @8, memory_size @16 in bytes (0
+ * deletes the slot), userspace_addr @24, which KVM remembers and copies nothing through. All but slot and flags are
+ * multiples of a page.
+ */
 export const KvmUserspaceMemoryRegion = struct({
   slot: u32,
   flags: u32,
@@ -41,6 +43,7 @@ export const KvmUserspaceMemoryRegion = struct({
   userspace_addr: pointer(),
 });
 
+/** 160 bytes: KvmUserspaceMemoryRegion, then guest_memfd_offset @32 in bytes and guest_memfd @40. */
 export const KvmUserspaceMemoryRegion2 = struct({
   slot: u32,
   flags: u32,
@@ -556,7 +559,7 @@ export const KvmIrqRouting = struct({ nr: u32, flags: u32, entries: flexible(Kvm
 export const KVM_IRQFD_FLAG_DEASSIGN = 1 << 0;
 export const KVM_IRQFD_FLAG_RESAMPLE = 1 << 1;
 
-/** `fd` raises `gsi`; with KVM_IRQFD_FLAG_RESAMPLE `resamplefd` is signalled when the guest acknowledges. */
+/** 32 bytes: fd @0, gsi @4, flags @8 (1 deassign, 2 resample), resamplefd @12, 16 bytes that nobody looks at. */
 export const KvmIrqfd = struct({ fd: fdU32, gsi: u32, flags: u32, resamplefd: fdU32, pad: bytes(16) });
 
 export const KVM_REG_ARCH_MASK = 0xff00000000000000n;
@@ -588,7 +591,7 @@ export const KvmOneReg = struct({ id: u64, addr: pointer() });
 
 export const KVM_MSI_VALID_DEVID = 1 << 0;
 
-/** Address and data of a message, sent at once by KVM_SIGNAL_MSI. */
+/** 32 bytes: address @0 in two halves, data @8, flags @12, devid @16 (with KVM_MSI_VALID_DEVID), padding. */
 export const KvmMsi = struct({
   address_lo: u32,
   address_hi: u32,
@@ -600,6 +603,7 @@ export const KvmMsi = struct({
 
 export const KVM_CREATE_DEVICE_TEST = 1;
 
+/** 12 bytes: type @0 (KVM_DEV_TYPE_…), fd @4 (the answer), flags @8 (1: only ask whether there is such a type). */
 export const KvmCreateDevice = struct({ type: u32, fd: fdU32, flags: u32 });
 
 /** `addr` points to the value; how many bytes depends on the device, see device-attributes.ts. */
@@ -719,54 +723,130 @@ const attributeBytes = (head: Uint8Array, facts: Facts): number =>
     load64(head, KvmDeviceAttr.offsetOf.attr),
   ) ?? 0;
 
+/** Answers 12. EINVAL for an argument other than 0. */
 export const KVM_GET_API_VERSION = io(KVMIO, 0x00, { on: "system" });
-/** The argument is the type of VM; answers a descriptor. */
+/**
+ * The argument is the type of VM: 0, on arm64 the bits of a guest physical address. Answers a descriptor. EMFILE,
+ * EINVAL for a type that the host does not have, ENOMEM.
+ */
 export const KVM_CREATE_VM = io(KVMIO, 0x01, { on: "system", returns: "vm" });
-/** The argument is a KVM_CAP_… number; answers 0, or 1, or a quantity. */
+/**
+ * The argument is a KVM_CAP_… number; answers 0 (unknown ones too), 1, or a quantity. A VM may know better than the
+ * system.
+ */
 export const KVM_CHECK_EXTENSION = io(KVMIO, 0x03, { on: ["system", "vm"] });
+/**
+ * How many bytes of a vCPU's descriptor are mapped: kvm_run and the rings behind it. EINVAL for an argument other than
+ * 0.
+ */
 export const KVM_GET_VCPU_MMAP_SIZE = io(KVMIO, 0x04, { on: "system" });
+/**
+ * The argument is the vCPU's id, on x86 its APIC id. Answers a descriptor. EEXIST; EINVAL: the id or the number of
+ * vCPUs is beyond the limit, KVM_CAP_MAX_VCPU_ID; EBUSY on arm64 once the GIC is initialised; EMFILE, ENOMEM.
+ */
 export const KVM_CREATE_VCPU = io(KVMIO, 0x41, { on: "vm", returns: "vcpu" });
-/** Encoded as a write, answers through the pointer: a bit a page. */
+/**
+ * Encoded as a write, answers through the pointer: a bit a page, 1 where it was written since. ENOENT: no log is kept;
+ * EINVAL; EFAULT.
+ */
 export const KVM_GET_DIRTY_LOG = iow(KVMIO, 0x42, KvmDirtyLog, {
   on: "vm",
   behind: { dirty_bitmap: { copy: "out", bytes: dirtyLogBytes } },
 });
+/**
+ * Adds, moves, changes or deletes (size 0) a memory slot. EINVAL: flags, no whole pages, an address or slot that cannot
+ * be, another size or user address for a slot that there is; EEXIST: it would overlap another one; ENOMEM.
+ * virt/kvm/kvm_main.c (6.1)
+ */
 export const KVM_SET_USER_MEMORY_REGION = iow(KVMIO, 0x46, KvmUserspaceMemoryRegion, { on: "vm" });
 export const KVM_SET_USER_MEMORY_REGION2 = iow(KVMIO, 0x49, KvmUserspaceMemoryRegion2, { on: "vm" });
+/**
+ * x86: PIC, IOAPIC, and a local APIC with every vCPU made from now on. EEXIST: there is one, or a split one; EINVAL:
+ * there are vCPUs. arm64: a GICv2. A POWER VM does not know it.
+ */
 export const KVM_CREATE_IRQCHIP = io(KVMIO, 0x60, { on: "vm" });
+/**
+ * Sets the line `irq`, a GSI (packed with type and vCPU on arm64, a source on POWER), to `level`. ENXIO on x86 without
+ * a controller; EINVAL: no such interrupt; EFAULT.
+ */
 export const KVM_IRQ_LINE = iow(KVMIO, 0x61, KvmIrqLevel, { on: "vm" });
+/** As KVM_IRQ_LINE; `status` then says to how many processors it went: 0 coalesced, −1 ignored. */
 export const KVM_IRQ_LINE_STATUS = iowr(KVMIO, 0x67, KvmIrqLevel, { on: "vm" });
 export const KVM_REGISTER_COALESCED_MMIO = iow(KVMIO, 0x67, KvmCoalescedMmioZone, { on: "vm" });
 export const KVM_UNREGISTER_COALESCED_MMIO = iow(KVMIO, 0x68, KvmCoalescedMmioZone, { on: "vm" });
+/**
+ * Replaces the whole table: KvmIrqRouting (8 bytes: nr, flags), then `nr` entries of 48 bytes, whatever size the number
+ * encodes. Nothing has changed after an error. EINVAL: no controller, more entries than KVM_CAP_IRQ_ROUTING, flags, a
+ * GSI or a pin that cannot be, two pins of one chip on one GSI; EFAULT, ENOMEM. virt/kvm/irqchip.c:kvm_set_irq_routing
+ * (6.1)
+ */
 export const KVM_SET_GSI_ROUTING = iow(KVMIO, 0x6a, KvmIrqRouting, {
   on: "vm",
   tail: KvmIrqRoutingEntry,
   count: "nr",
 });
+/**
+ * Binds an eventfd to a GSI: each write raises it. With KVM_IRQFD_FLAG_RESAMPLE the line stays up until the guest ends
+ * the interrupt, then `resamplefd` is signalled. EINVAL: flags, no controller that could take it, no eventfd; EBADF;
+ * EBUSY: the eventfd has one of this VM already; EAGAIN: the controller is not initialised; EFAULT, ENOMEM. Deassigning
+ * what is not there is no error. virt/kvm/eventfd.c:kvm_irqfd_assign (6.1)
+ */
 export const KVM_IRQFD = iow(KVMIO, 0x76, KvmIrqfd, { on: "vm" });
+/**
+ * A guest's write to an address signals an eventfd and causes no exit. EINVAL: a length other than 0, 1, 2, 4, 8, an
+ * address that wraps, flags, no eventfd; EEXIST: another one would answer to the same write; ENOENT: nothing to
+ * deassign; EBADF, EFAULT, ENOSPC, ENOMEM.
+ */
 export const KVM_IOEVENTFD = iow(KVMIO, 0x79, KvmIoeventfd, { on: "vm" });
+/**
+ * Sends a message at once: to how many processors it went, 0 where the guest blocked it. EINVAL without a controller in
+ * the kernel that takes messages, or with flags; EPERM (−1) on x86 where no processor took it; EFAULT.
+ */
 export const KVM_SIGNAL_MSI = iow(KVMIO, 0xa5, KvmMsi, { on: "vm" });
-/** The descriptor comes back in the struct. */
+/**
+ * The descriptor comes back in the struct. ENODEV: no such type here; EEXIST or EBUSY: the VM has one; EMFILE, ENOMEM,
+ * EFAULT.
+ */
 export const KVM_CREATE_DEVICE = iowr(KVMIO, 0xe0, KvmCreateDevice, { on: "vm" });
+/**
+ * Sets an attribute from what `addr` points to. ENXIO: no such attribute; EPERM on files that have none; what the
+ * attribute says; EFAULT.
+ */
 export const KVM_SET_DEVICE_ATTR = iow(KVMIO, 0xe1, KvmDeviceAttr, {
   on: ["device", "vm", "vcpu"],
   behind: { addr: { copy: "in", bytes: attributeBytes } },
 });
+/** Writes an attribute to where `addr` points. Errors as KVM_SET_DEVICE_ATTR. */
 export const KVM_GET_DEVICE_ATTR = iow(KVMIO, 0xe2, KvmDeviceAttr, {
   on: ["device", "vm", "vcpu", "system"],
   behind: { addr: { copy: "out", bytes: attributeBytes } },
 });
+/** 0 where there is such an attribute, else ENXIO. The value is not looked at. */
 export const KVM_HAS_DEVICE_ATTR = iow(KVMIO, 0xe3, KvmDeviceAttr, {
   on: ["device", "vm", "vcpu", "system"],
 });
-/** Works on the mapped kvm_run; the argument has to be 0. */
+/**
+ * Runs the guest until something is left to user space: `exit_reason` in the mapped kvm_run. EINTR: a signal, or
+ * `immediate_exit` (on the fake also: it sleeps and nothing can wake it); EAGAIN: the vCPU waits for its start-up;
+ * EFAULT: memory that is not there; EINVAL for an argument other than 0.
+ */
 export const KVM_RUN = io(KVMIO, 0x80, { on: "vcpu" });
 export const KVM_TRANSLATE = iowr(KVMIO, 0x85, KvmTranslation, { on: "vcpu" });
+/**
+ * x86 without a PIC in the kernel: queues a vector. EINVAL beyond 255; ENXIO: the PIC is in the kernel; EEXIST: with a
+ * split controller one is pending. POWER: raises or lowers the input.
+ */
 export const KVM_INTERRUPT = iow(KVMIO, 0x86, KvmInterrupt, { on: "vcpu" });
 /** A null argument takes the mask away. */
 export const KVM_SET_SIGNAL_MASK = iow(KVMIO, 0x8b, KvmSignalMask, { on: "vcpu", tail: 1, count: "len" });
+/** Whether the vCPU runs, is halted, waits for INIT or SIPI. x86 without a local APIC in the kernel, too. */
 export const KVM_GET_MP_STATE = ior(KVMIO, 0x98, KvmMpState, { on: "vcpu" });
+/** EINVAL: a state that this vCPU cannot have. */
 export const KVM_SET_MP_STATE = iow(KVMIO, 0x99, KvmMpState, { on: "vcpu" });
+/**
+ * Turns a capability on, on a VM or on a vCPU: 104 bytes, cap @0, flags @4, args @8. EINVAL: unknown, flags, arguments,
+ * or too late.
+ */
 export const KVM_ENABLE_CAP = iow(KVMIO, 0xa3, KvmEnableCap, {
   on: ["vm", "vcpu"],
   descriptors: enableCapDescriptors,

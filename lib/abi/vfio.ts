@@ -1,14 +1,11 @@
 /**
- * VFIO (include/uapi/linux/vfio.h, 7.3): containers, groups, devices, the type 1 IOMMU. Every number encodes size 0 and no
- * direction; a struct says its own size in `argsz`, so a caller built against an older header still works.
- *
- * A request's number alone does not say what it is: VFIO_DEVICE_GET_PCI_HOT_RESET_INFO and VFIO_IOMMU_GET_INFO are both 112,
- * told apart by the file they are made on, and iommufd uses the same type. POWER's container is in vfio-spapr.ts.
- *
+ * VFIO (include/uapi/linux/vfio.h, 7.3): containers, groups, devices, the type 1 IOMMU. Every number encodes size 0 and
+ * no direction; a struct says its own size in `argsz`, so a caller built against an older header still works.  A
+ * request's number alone does not say what it is: VFIO_DEVICE_GET_PCI_HOT_RESET_INFO and VFIO_IOMMU_GET_INFO are both
+ * 112, told apart by the file they are made on, and iommufd uses the same type. POWER's container is in vfio-spapr.ts.
  * Since 6.1 these grew: vfio_device_info from 20 to 24 bytes (`pad`, 6.6); the kernel accepts argsz from 16 on. Other
- * structs named their padding.
- *
- * Missing: buffers behind the data of VFIO_DEVICE_FEATURE (DMA logging), s390's and mediated devices' headers.
+ * structs named their padding.  Missing: buffers behind the data of VFIO_DEVICE_FEATURE (DMA logging), s390's and
+ * mediated devices' headers.
  */
 import { io } from "./ioctl.ts";
 import {
@@ -511,21 +508,34 @@ const dirtyBitmapBytes = (argument: Uint8Array): number =>
     : 0;
 
 export const VFIO_GET_API_VERSION = io(VFIO_TYPE, VFIO_BASE + 0, { on: ["vfio-container", "iommufd"] });
+/** The argument is the number of an IOMMU or feature; 1 where the container, or its driver once it is set, knows it. */
 export const VFIO_CHECK_EXTENSION = io(VFIO_TYPE, VFIO_BASE + 1, { on: ["vfio-container", "iommufd"] });
+/**
+ * The argument is the type of IOMMU (1, 3: type 1; 7: SPAPR). EINVAL: no group yet, or set before; ENODEV: no driver;
+ * EPERM, ENOMEM.
+ */
 export const VFIO_SET_IOMMU = io(VFIO_TYPE, VFIO_BASE + 2, { on: ["vfio-container", "iommufd"] });
+/** Flags: 1 viable (no device of it has another driver), 2 in a container. EINVAL: `argsz` below 8. */
 export const VFIO_GROUP_GET_STATUS = io(VFIO_TYPE, VFIO_BASE + 3, {
   on: "vfio-group",
   head: VfioGroupStatus,
   sized: "argsz",
 });
-/** Points to the descriptor of a container, or of an iommufd. */
+/**
+ * Points to the descriptor of a container, or of an iommufd. EINVAL: it has one; EBADF, EBADFD; EPERM: not viable; what
+ * the IOMMU says.
+ */
 export const VFIO_GROUP_SET_CONTAINER = io(VFIO_TYPE, VFIO_BASE + 4, {
   on: "vfio-group",
   head: DescriptorArgument,
   copy: "in",
 });
+/** EINVAL without one; EBUSY while a device is open. */
 export const VFIO_GROUP_UNSET_CONTAINER = io(VFIO_TYPE, VFIO_BASE + 5, { on: "vfio-group" });
-/** Points to the name of a device, "0000:00:04.0". */
+/**
+ * Points to the name of a device, "0000:00:04.0". Answers a descriptor. EINVAL: no container with an IOMMU; ENODEV: no
+ * device of the group; EPERM: not viable; EMFILE.
+ */
 export const VFIO_GROUP_GET_DEVICE_FD = io(VFIO_TYPE, VFIO_BASE + 6, {
   on: "vfio-group",
   copy: "in",
@@ -540,18 +550,28 @@ export const VFIO_DEVICE_GET_INFO = io(VFIO_TYPE, VFIO_BASE + 7, {
   least: 16,
   sized: "argsz",
 });
+/**
+ * Size in bytes, offset in the device's file and flags of region `index` (0 to 5 BARs, 6 ROM, 7 configuration space).
+ * EINVAL.
+ */
 export const VFIO_DEVICE_GET_REGION_INFO = io(VFIO_TYPE, VFIO_BASE + 8, {
   on: "vfio-device",
   head: VfioRegionInfo,
   tail: 1,
   sized: "argsz",
 });
+/** How many interrupts index 0 INTx, 1 MSI, 2 MSI-X, 3 error, 4 request has, and what they can do. EINVAL. */
 export const VFIO_DEVICE_GET_IRQ_INFO = io(VFIO_TYPE, VFIO_BASE + 9, {
   on: "vfio-device",
   head: VfioIrqInfo,
   sized: "argsz",
 });
-/** `data` is nothing, a byte a vector, or an eventfd a vector (−1: none), by flag. */
+/**
+ * Actions (trigger, mask, unmask) on `count` interrupts from `start` of an index. By flag `data` is nothing, a byte or
+ * an eventfd (s32, −1: none) for each; count 0 with no data turns the index off. EINVAL: `argsz`, ranges, flags,
+ * another kind is on; ENOTTY: the index has no such action; EBADF, EBUSY, EFAULT, ENOMEM; above 0: only so many vectors
+ * are to be had. drivers/vfio/pci/vfio_pci_intrs.c:vfio_pci_set_irqs_ioctl (6.1)
+ */
 export const VFIO_DEVICE_SET_IRQS = io(VFIO_TYPE, VFIO_BASE + 10, {
   on: "vfio-device",
   head: VfioIrqSet,
@@ -560,6 +580,7 @@ export const VFIO_DEVICE_SET_IRQS = io(VFIO_TYPE, VFIO_BASE + 10, {
   sized: "argsz",
   descriptors: irqSetDescriptors,
 });
+/** Resets the function. EINVAL: it cannot be reset. */
 export const VFIO_DEVICE_RESET = io(VFIO_TYPE, VFIO_BASE + 11, { on: "vfio-device" });
 export const VFIO_DEVICE_GET_PCI_HOT_RESET_INFO = io(VFIO_TYPE, VFIO_BASE + 12, {
   on: "vfio-device",
