@@ -4,9 +4,10 @@
  *
  * Missing: fallocate and the private half of memory; mapping works where GUEST_MEMFD_FLAG_MMAP was given.
  */
-import { EBADF, EFAULT, EINVAL, EMFILE, ENODEV, ENOMEM } from "../abi/errno.ts";
+import { EBADF, EFAULT, EINVAL, EMFILE, ENODEV, ENOMEM, ENOTTY } from "../abi/errno.ts";
 import {
   GUEST_MEMFD_FLAG_MMAP,
+  KVM_CAP_GUEST_MEMFD,
   KVM_CAP_GUEST_MEMFD_FLAGS,
   KVM_CREATE_GUEST_MEMFD,
   KvmCreateGuestMemfd,
@@ -95,6 +96,7 @@ export function bindGuestMemfd(
 
 /** EFAULT; EINVAL for unknown flags, no size, a size that is not whole pages or negative; EMFILE, ENOMEM. */
 function createGuestMemfd(file: VmFile, user: Argument, process: Process): number {
+  if (!file.vm.host.systemCapabilities.has(KVM_CAP_GUEST_MEMFD)) return -ENOTTY;
   if (!user.readable(KvmCreateGuestMemfd.size)) return -EFAULT;
   const { size, flags } = KvmCreateGuestMemfd.decode(user.bytes, user.at);
   const { vm } = file;

@@ -72,6 +72,32 @@ export interface X86Behaviour {
   readonly sevMoreAttributes: boolean;
   /** the MSR of KVM_XEN_HVM_CONFIG is one that is set aside for hypervisors */
   readonly xenMsrChecked: boolean;
+  /** KVM_GET_VCPU_EVENTS tells how many NMIs wait; before, whether any does */
+  readonly nmiCountShown: boolean;
+  /** KVM_GET_CPUID2 tells how many entries there are */
+  readonly cpuidCountTold: boolean;
+  /** KVM_SET_PMU_EVENT_FILTER knows masked events */
+  readonly maskedPmuEvents: boolean;
+  /** KVM_SET_BOOT_CPU_ID and KVM_CAP_MAX_VCPU_ID look at each other */
+  readonly bootCpuIdChecked: boolean;
+  /** KVM_GET_NR_MMU_PAGES is not known any more */
+  readonly nrMmuPagesGone: boolean;
+  /** a guest's clock page that would cross a page is off */
+  readonly clockPageChecked: boolean;
+  /** KVM_CREATE_PIT2 needs the PIC in the kernel */
+  readonly pitNeedsPic: boolean;
+  /** local APICs with the same id are all reached */
+  readonly sharedApicIds: boolean;
+  /** an MSR that may not be read leaves 0; one that is listed, and whose feature is missing, reads as 0 */
+  readonly msrRefusalsCleared: boolean;
+  /** HWCR has the bit that says how fast the TSC is */
+  readonly tscFreqSel: boolean;
+  /** PRED_CMD takes 0 on any processor */
+  readonly emptyCommandTaken: boolean;
+  /** a guest whose CPUID does not say AMD counts as Intel's; before, one whose CPUID says Intel */
+  readonly intelUnlessAmd: boolean;
+  /** KVM_PRE_FAULT_MEMORY is known */
+  readonly preFault: boolean;
   /** a VM counts its shadow pages */
   readonly shadowPagesCounted: boolean;
   /** KVM_MEMORY_ENCRYPT_OP is known on a vCPU */

@@ -140,6 +140,79 @@ export const behaviourTable: readonly Row[] = [
     source: "arch/x86/kvm/xen.c:kvm_xen_hvm_config; live 7.2 (svm) refuses MSR 1",
   },
   {
+    behaviour: "nmiCountShown",
+    since: "6.4",
+    source: "arch/x86/kvm/x86.c:kvm_get_nr_pending_nmis; traces: x86_64-svm-6.1/events tells 1, -6.12 2",
+  },
+  {
+    behaviour: "cpuidCountTold",
+    since: "6.12",
+    source:
+      "arch/x86/kvm/cpuid.c:kvm_vcpu_ioctl_get_cpuid2 (6.1); traces: x86_64-svm-6.1/cpuid; the releases between 6.1 and 6.12 are not recorded",
+  },
+  {
+    behaviour: "maskedPmuEvents",
+    since: "6.3",
+    source:
+      "arch/x86/kvm/pmu.c:kvm_vm_ioctl_set_pmu_event_filter (6.3); traces: x86_64-svm-6.1/filters EINVAL",
+  },
+  {
+    behaviour: "bootCpuIdChecked",
+    since: "6.11",
+    source: "arch/x86/kvm/x86.c:kvm_arch_vm_ioctl (6.11); traces: x86_64-svm-6.1/capabilities_more 0",
+  },
+  {
+    behaviour: "nrMmuPagesGone",
+    since: "6.12",
+    source:
+      "traces: x86_64-svm-6.1/every_request answers 0; the releases between 6.1 and 6.12 are not recorded",
+  },
+  {
+    behaviour: "clockPageChecked",
+    since: "6.12",
+    source:
+      "virt/kvm/pfncache.c:kvm_gpc_activate (6.1); traces: x86_64-svm-6.1/system-time-across-a-page; the releases between 6.1 and 6.12 are not recorded",
+  },
+  {
+    behaviour: "pitNeedsPic",
+    since: "6.12",
+    source:
+      "traces: x86_64-svm-6.1/irqchip_state and split_irqchip answer 0; the releases between 6.1 and 6.12 are not recorded",
+  },
+  {
+    behaviour: "sharedApicIds",
+    since: "6.3",
+    source:
+      "arch/x86/kvm/lapic.c:kvm_recalculate_apic_map (6.3); traces: x86_64-svm-6.1/apic-map-of-before-x2apic-format",
+  },
+  {
+    behaviour: "msrRefusalsCleared",
+    since: "6.12",
+    source:
+      "arch/x86/kvm/x86.c:kvm_get_msr_ignored_check (6.1); traces: x86_64-svm-6.1/msrs leaves what was there; the releases between 6.1 and 6.12 are not recorded",
+  },
+  {
+    behaviour: "tscFreqSel",
+    since: "6.7",
+    source: "arch/x86/kvm/x86.c:kvm_set_msr_common (6.7); traces: x86_64-svm-6.1/msrs refuses 0x1000000",
+  },
+  {
+    behaviour: "emptyCommandTaken",
+    since: "6.4",
+    source: "arch/x86/kvm/x86.c:kvm_set_msr_common (6.4); traces: x86_64-svm-6.1/msrs refuses 0",
+  },
+  {
+    behaviour: "intelUnlessAmd",
+    since: "6.10",
+    source:
+      "arch/x86/kvm/cpuid.h:guest_cpuid_is_intel_compatible (6.10); traces: x86_64-svm-6.1/msrs keeps 32 bits of SYSENTER_EIP",
+  },
+  {
+    behaviour: "preFault",
+    since: "6.11",
+    source: "virt/kvm/kvm_main.c:kvm_vcpu_pre_fault_memory (6.11); traces: x86_64-svm-6.1/special EINVAL",
+  },
+  {
     behaviour: "shadowPagesCounted",
     since: "7.2",
     source:

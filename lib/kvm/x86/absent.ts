@@ -24,6 +24,7 @@ import type { X86Vm } from "./vm.ts";
  * tables, as without a memory slot (virt/kvm/kvm_main.c:kvm_vcpu_pre_fault_memory, 6.12).
  */
 function preFaultMemory(file: VcpuFile, user: Argument): number {
+  if (!file.vcpu.vm.host.behaviour.preFault) return -EINVAL;
   if (!user.readable(KvmPreFaultMemory.size)) return -EFAULT;
   const { gpa, size, flags } = KvmPreFaultMemory.decode(user.bytes, user.at);
   const page = BigInt(PAGE_SIZE);

@@ -216,6 +216,7 @@ export function tellApics(vm: X86Vm): void {
   settings.busCycleNs = apicBusCycleNs;
   settings.broadcastsEveryEoi = broadcastsEveryEoi;
   settings.smm = vm.hasSmm;
+  settings.oneToOneIdMap = vm.vm.host.behaviour.sharedApicIds;
 }
 
 /** What KVM_CHECK_EXTENSION(KVM_CAP_X2APIC_API) answers: bit 2 needs a split irqchip. */
@@ -246,7 +247,8 @@ const MAX_BUS_CYCLE_NS = (1n << 63n) / ((1n << 32n) * 128n);
 
 /** Fixed once, and by the first vCPU; the boot CPU's id must be within. The same value again is no error. */
 function enableMaxVcpuId(vm: X86Vm, argument: bigint, offered: bigint): number {
-  if (argument > offered || BigInt(vm.bootCpuId) > argument) return -EINVAL;
+  if (argument > offered) return -EINVAL;
+  if (BigInt(vm.bootCpuId) > argument && vm.vm.host.behaviour.bootCpuIdChecked) return -EINVAL;
   const current = vm.settings.maxVcpuIdFixed || hasVcpus(vm) ? BigInt(vm.maxVcpuIds) : 0n;
   if (argument === current) return 0;
   if (current !== 0n) return -EINVAL;

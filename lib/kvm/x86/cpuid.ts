@@ -151,6 +151,9 @@ export class Cpuid {
   get isIntelCompatible(): boolean {
     return this.register(0, ANY_INDEX, EBX) !== 0x6874_7541;
   }
+  get isIntel(): boolean {
+    return this.register(0, ANY_INDEX, EBX) === 0x756e_6547;
+  }
   get hasTscDeadline(): boolean {
     return (this.register(1, 0, ECX) & (1 << 24)) !== 0;
   }
@@ -353,7 +356,7 @@ function getCpuid2(file: VcpuFile, user: Argument): number {
   const { cpuid } = vcpu;
   if (load32(user.bytes, user.at) < cpuid.count) return -E2BIG;
   if (!copyOut(user, cpuid.shown(vcpu), HEADER) || !user.writable(HEADER)) return -EFAULT;
-  store32(user.bytes, user.at, cpuid.count);
+  if (vcpu.vm.vm.host.behaviour.cpuidCountTold) store32(user.bytes, user.at, cpuid.count);
   return 0;
 }
 

@@ -174,7 +174,8 @@ export function storeEvents(vcpu: X86Vcpu, bytes: Uint8Array, at: number): void 
   bytes[at + INTERRUPT + 3] = events.shadow;
 
   bytes[at + NMI] = flag(nmi.injected);
-  bytes[at + NMI + 1] = nmi.pending;
+  const shown = vcpu.vcpu.vm.host.behaviour.nmiCountShown ? nmi.pending : Math.min(nmi.pending, 1);
+  bytes[at + NMI + 1] = shown;
   bytes[at + NMI + 2] = flag(nmi.masked);
 
   bytes[at + SMI] = flag(events.smi.smm);

@@ -6,8 +6,9 @@
  * u32, bitmap pointer @16. `struct kvm_pmu_event_filter`, 32 bytes: action, nevents, fixed_counter_bitmap, flags u32,
  * pad, then nevents u64.
  */
-import { E2BIG, EFAULT, EINVAL } from "../../abi/errno.ts";
+import { E2BIG, EFAULT, EINVAL, ENOTTY } from "../../abi/errno.ts";
 import {
+  KVM_GET_NR_MMU_PAGES,
   KVM_MSR_FILTER_DEFAULT_DENY,
   KVM_MSR_FILTER_MAX_BITMAP_SIZE,
   KVM_MSR_FILTER_MAX_RANGES,
@@ -107,6 +108,7 @@ function setPmuEventFilter(file: VmFile, user: Argument): number {
   if (!user.readable(KvmPmuEventFilter.size)) return -EFAULT;
   const { action, nevents, flags } = KvmPmuEventFilter.at(user.bytes, user.at);
   if (action > KVM_PMU_EVENT_DENY || (flags & ~KVM_PMU_EVENT_FLAGS_VALID_MASK) !== 0) return -EINVAL;
+  if (flags !== 0 && !file.vm.host.behaviour.maskedPmuEvents) return -EINVAL;
   if (nevents > MAX_EVENTS) return -E2BIG;
   if (!user.readable(nevents * 8, KvmPmuEventFilter.size)) return -EFAULT;
   const events: bigint[] = [];
@@ -124,12 +126,19 @@ const MIN_MMU_PAGES = 64;
 
 function setNrMmuPages(file: VmFile, user: Argument): number {
   if (user.value < MIN_MMU_PAGES) return -EINVAL;
-  (file.vm.arch as X86Vm).hasMmuPages = true;
+  const vm = file.vm.arch as X86Vm;
+  vm.hasMmuPages = true;
+  vm.mmuPages = user.low;
   return 0;
 }
+
+/** ENOTTY since it is gone. */
+const getNrMmuPages = ({ vm }: VmFile): number =>
+  vm.host.behaviour.nrMmuPagesGone ? -ENOTTY : (vm.arch as X86Vm).mmuPages;
 
 export const filterIoctls: readonly Entry<VmFile>[] = [
   [KVM_X86_SET_MSR_FILTER, setMsrFilter],
   [KVM_SET_PMU_EVENT_FILTER, setPmuEventFilter],
   [KVM_SET_NR_MMU_PAGES, setNrMmuPages],
+  [KVM_GET_NR_MMU_PAGES, getNrMmuPages],
 ];

@@ -10,7 +10,7 @@ import { KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT } from "../../abi/kvm-x86.ts";
 import { LAPIC_FAULT, LAPIC_SEND_IPI } from "../../hardware/lapic.ts";
 import { hostTsc, hostTscKhz } from "./clock.ts";
 import { hostHas, hostVirtualBits } from "./host-cpuid.ts";
-import { EFER_LMA, supportedEfer } from "./registers.ts";
+import { EFER_LMA, EFER_SVME, supportedEfer } from "./registers.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 import { writeWallClock } from "./wall-clock.ts";
 
@@ -211,7 +211,7 @@ const systemTime: MsrRule = {
     vcpu.msrs.values.set(SYSTEM_TIME, value);
     const fits = Number(value & 0xffen) + TIME_INFO <= 4096;
     if ((value & 1n) === 0n) vcpu.msrs.kvmclockOn = false;
-    else if (fits) vcpu.msrs.kvmclockOn = true;
+    else if (fits || !vcpu.vcpu.vm.host.behaviour.clockPageChecked) vcpu.msrs.kvmclockOn = true;
     return true;
   },
 };
@@ -246,7 +246,10 @@ const whereOffered = (bit: number, rule: MsrRule): MsrRule => {
   const refused = (vcpu: X86Vcpu): boolean =>
     vcpu.enforcesPvCpuid && ((vcpu.cpuid.paravirtualFeatures >>> bit) & 1) === 0;
   return {
-    read: (vcpu, index) => (!refused(vcpu) ? rule.read(vcpu, index) : isListed(vcpu, index) ? 0n : undefined),
+    read(vcpu, index) {
+      if (!refused(vcpu)) return rule.read(vcpu, index);
+      return isListed(vcpu, index) && vcpu.vcpu.vm.host.behaviour.msrRefusalsCleared ? 0n : undefined;
+    },
     write: (vcpu, index, value) =>
       refused(vcpu) ? value === 0n && isListed(vcpu, index) : rule.write(vcpu, index, value),
   };
@@ -282,12 +285,13 @@ const miscEnable: MsrRule = {
   },
 };
 
-/** HWCR: bits 3, 6 and 8 are dropped, 18 and 24 kept. */
+/** HWCR: bits 3, 6 and 8 are dropped, 18 and, since 6.7, 24 kept. */
 const hwcr: MsrRule = {
   read: (vcpu, index) => vcpu.msrs.values.get(index) ?? 0n,
   write(vcpu, index, value) {
     const kept = value & ~0x148n;
-    if ((kept & ~0x104_0000n) !== 0n) return false;
+    const allowed = vcpu.vcpu.vm.host.behaviour.tscFreqSel ? 0x104_0000n : 0x4_0000n;
+    if ((kept & ~allowed) !== 0n) return false;
     vcpu.msrs.values.set(index, kept);
     return true;
   },
@@ -300,15 +304,26 @@ const sysenter: MsrRule = {
     return true;
   },
 };
+const isIntel = ({ cpuid, vcpu }: X86Vcpu): boolean =>
+  vcpu.vm.host.behaviour.intelUnlessAmd ? cpuid.isIntelCompatible : cpuid.isIntel;
+/** TSC_AUX: AMD's processors drop what is beyond 32 bits, Intel's refuse it. */
+const tscAux: MsrRule = {
+  read: (vcpu, index) => vcpu.msrs.values.get(index) ?? 0n,
+  write(vcpu, index, value) {
+    if (isIntel(vcpu) && value >> 32n !== 0n) return false;
+    vcpu.msrs.values.set(index, value & 0xffff_ffffn);
+    return true;
+  },
+};
 /** AMD has 32 bits of them; the others are kept for a guest whose processor is Intel's. */
 const svmSysenter: MsrRule = {
   read: (vcpu, index) => {
     const value = vcpu.msrs.values.get(index) ?? 0n;
-    return vcpu.cpuid.isIntelCompatible ? value : value & 0xffff_ffffn;
+    return isIntel(vcpu) ? value : value & 0xffff_ffffn;
   },
   write(vcpu, index, value) {
     const kept = signExtended(value, vcpu);
-    vcpu.msrs.values.set(index, vcpu.cpuid.isIntelCompatible ? kept : kept & 0xffff_ffffn);
+    vcpu.msrs.values.set(index, isIntel(vcpu) ? kept : kept & 0xffff_ffffn);
     return true;
   },
 };
@@ -318,7 +333,8 @@ const smbase: MsrRule = whereCpuid(({ vm }) => vm.hasSmm, stored(0x3_0000n), abs
 /** PRED_CMD, FLUSH_CMD: a command that the host's processor knows, or none. */
 const predCmd: MsrRule = {
   read: () => undefined,
-  write: ({ vcpu }, _index, value) => value === 0n || (value === 1n && hostHas(vcpu.vm.host, "ibpb")),
+  write: ({ vcpu: { vm } }, _index, value) =>
+    hostHas(vm.host, "ibpb") ? value <= 1n : value === 0n && vm.host.behaviour.emptyCommandTaken,
 };
 const flushCmd: MsrRule = {
   read: () => undefined,
@@ -333,6 +349,21 @@ const cpuidFault: Accept = (value, vcpu) =>
 /** PAT: eight memory types, and 7 stands for UC−. */
 const pat: Accept = (value) =>
   [0, 1, 2, 3, 4, 5, 6, 7].every((byte) => isMemoryType(byteOf(value, byte)) || byteOf(value, byte) === 7);
+const VM_CR_LOCK = 1n << 3n;
+const VM_CR_DISABLE = 1n << 4n;
+const VM_CR_VALID = 0x1fn;
+/** VM_CR: what switched SVM off stays, and it cannot go off while EFER has it on. */
+const vmCr: MsrRule = {
+  read: (vcpu, index) => vcpu.msrs.values.get(index) ?? 0n,
+  write(vcpu, index, value) {
+    if ((value & ~VM_CR_VALID) !== 0n) return false;
+    const old = vcpu.msrs.values.get(index) ?? 0n;
+    const locked = (old & VM_CR_DISABLE) !== 0n ? VM_CR_LOCK | VM_CR_DISABLE : 0n;
+    const kept = (old & locked) | (value & ~locked);
+    vcpu.msrs.values.set(index, kept);
+    return (kept & VM_CR_DISABLE) === 0n || (vcpu.registers.sregs.eferLo & EFER_SVME) === 0;
+  },
+};
 const PAT_RESET = 0x0007_0406_0007_0406n;
 const SSBD = 1n << 2n;
 /** Keeps the address of a page. */
@@ -422,7 +453,7 @@ const rows: readonly Row[] = [
   [0xc000_0100, 0xc000_0100, segmentBase("fs")],
   [0xc000_0101, 0xc000_0101, segmentBase("gs")],
   [0xc000_0102, 0xc000_0102, stored(0n, canonical)],           // KERNEL_GS_BASE
-  [0xc000_0103, 0xc000_0103, stored(0n, low(32))],             // TSC_AUX
+  [0xc000_0103, 0xc000_0103, tscAux],
   [0xc000_0104, 0xc000_0104, tscRatio],
   [0xc001_0000, 0xc001_0007, ignored()],                       // K7_EVNTSEL, K7_PERFCTR
   [0xc001_0010, 0xc001_0010, constant()],                      // SYSCFG
@@ -460,6 +491,8 @@ const svmRows: readonly Row[] = [
   [0x8b, 0x8b, stored(0x100_0065n)],
   [0x122, 0x122, absent],
   [0x175, 0x176, svmSysenter],
+  [0xc001_0114, 0xc001_0114, vmCr],
+  [0xc001_0115, 0xc001_0115, writeOnly],                       // VM_IGNNE
   [0xc001_0117, 0xc001_0117, page],
   [0xc001_011f, 0xc001_011f, stored(0n, without(ALL & ~SSBD))],
 ];
@@ -471,6 +504,27 @@ const variableMtrrs: readonly Row[] = Array.from({ length: 16 }, (_, i) => {
 });
 
 const flavourRows: Readonly<Record<string, readonly Row[]>> = { pvm: pvmRows, svm: svmRows };
+
+/**
+ * A listed MSR of a feature that nobody offers here: user space reads 0, and may write that (arch/x86/kvm/x86.c:
+ * kvm_get_msr_common, 6.1).
+ */
+const savedAsZero: MsrRule = zero;
+const nothing: MsrRule = absent;
+/** The rule of an MSR that has none of its own. */
+export const otherwise = (vcpu: X86Vcpu, index: number): MsrRule =>
+  isListed(vcpu, index) ? savedAsZero : nothing;
+
+/** Ranges in which a refused read left what was there, before 6.12: MTRRs, banks of machine checks, the x2APIC. */
+const leavesAsItWas: readonly (readonly [number, number])[] = [
+  [0x200, 0x2ff],
+  [0x400, 0x47f],
+  [0x800, 0x8ff],
+];
+/** Whether a read that is refused leaves 0 (kvm_get_msr_ignored_check). */
+export const clearsRefused = ({ vcpu }: X86Vcpu, index: number): boolean =>
+  vcpu.vm.host.behaviour.msrRefusalsCleared ||
+  !leavesAsItWas.some(([first, last]) => index >= first && index <= last);
 
 /** By the number of the MSR. */
 export type MsrRules = ReadonlyMap<number, MsrRule>;

@@ -23,7 +23,7 @@ import { copyOut } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { KvmSystem } from "../system.ts";
 import type { VcpuFile } from "../vcpu.ts";
-import { type MsrRules, msrRules } from "./msr-rules.ts";
+import { clearsRefused, type MsrRules, msrRules, otherwise } from "./msr-rules.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 /** MAX_IO_MSRS */
@@ -57,12 +57,12 @@ export class Msrs {
 
   /** As user space reads it: undefined for one that is not there. */
   get(index: number): bigint | undefined {
-    return this.#rules.get(index)?.read(this.#vcpu, index);
+    return (this.#rules.get(index) ?? otherwise(this.#vcpu, index)).read(this.#vcpu, index);
   }
 
   /** As user space writes it: false for a refusal. */
   set(index: number, value: bigint): boolean {
-    return this.#rules.get(index)?.write(this.#vcpu, index, value) ?? false;
+    return (this.#rules.get(index) ?? otherwise(this.#vcpu, index)).write(this.#vcpu, index, value);
   }
 }
 
@@ -83,14 +83,15 @@ function transfer(
   return count;
 }
 
-/** A read that is refused leaves 0. */
+/** A read that is refused leaves 0, or before 6.12 what was there. */
 function getMsrs(file: VcpuFile, user: Argument): number {
-  const { msrs } = file.vcpu.arch as X86Vcpu;
+  const vcpu = file.vcpu.arch as X86Vcpu;
+  const { msrs } = vcpu;
   return transfer(
     user,
     (bytes, at, index) => {
       const value = msrs.get(index);
-      store64(bytes, at + 8, value ?? 0n);
+      if (value !== undefined || clearsRefused(vcpu, index)) store64(bytes, at + 8, value ?? 0n);
       return value !== undefined;
     },
     true,

@@ -18,6 +18,7 @@ import {
 } from "../../abi/kvm-x86.ts";
 import { load16, load32, store16, store32 } from "../../abi/struct.ts";
 import type { Argument } from "../../kernel/argument.ts";
+import { copyOut } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
 import { EFER_SVME } from "./registers.ts";
@@ -40,13 +41,11 @@ function getNestedState(file: VcpuFile, user: Argument): number {
     store32(user.bytes, user.at + SIZE_AT, SIZE);
     return -E2BIG;
   }
-  if (!user.writable(SIZE)) return -EFAULT;
-  const { bytes, at } = user;
-  bytes.fill(0, at, at + SIZE);
-  store16(bytes, at, (file.vcpu.arch as X86Vcpu).gif ? KVM_STATE_NESTED_GIF_SET : 0);
-  store16(bytes, at + FORMAT_AT, KVM_STATE_NESTED_FORMAT_SVM);
-  store32(bytes, at + SIZE_AT, SIZE);
-  return 0;
+  const state = new Uint8Array(SIZE);
+  store16(state, 0, (file.vcpu.arch as X86Vcpu).gif ? KVM_STATE_NESTED_GIF_SET : 0);
+  store16(state, FORMAT_AT, KVM_STATE_NESTED_FORMAT_SVM);
+  store32(state, SIZE_AT, SIZE);
+  return copyOut(user, state) ? 0 : -EFAULT;
 }
 
 /** EINVAL where it is not offered, for a size below the header's and another format; GIF may be off with EFER.SVME only. */

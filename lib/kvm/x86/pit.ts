@@ -27,7 +27,7 @@ import { copyOut } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import { heldRange } from "../io-bus.ts";
 import type { AckNotifier } from "../irq-routing.ts";
-import type { VmFile } from "../vm.ts";
+import type { Vm, VmFile } from "../vm.ts";
 import type { Irqchip } from "./irqchip.ts";
 import type { X86Vm } from "./vm.ts";
 
@@ -42,14 +42,17 @@ export class KvmPit implements Timer, AckNotifier, Work {
   readonly chip: Pit;
   readonly speaker: boolean;
   expiry = Number.POSITIVE_INFINITY;
-  readonly #irqchip: Irqchip;
+  readonly #vm: Vm;
+  /** none where the PIT was made without it, before 6.12 */
+  readonly #irqchip: Irqchip | undefined;
 
-  constructor(irqchip: Irqchip, speaker: boolean) {
+  constructor(vm: Vm, irqchip: Irqchip | undefined, speaker: boolean) {
+    this.#vm = vm;
     this.#irqchip = irqchip;
     this.speaker = speaker;
-    this.chip = new Pit(irqchip.vm.kernel.clock.now);
-    irqchip.vm.routing.addNotifier(this);
-    irqchip.maskNotifiers.push({ gsi: PIT_GSI, changed: (masked) => masked || this.chip.resetReinject() });
+    this.chip = new Pit(vm.kernel.clock.now);
+    vm.routing.addNotifier(this);
+    irqchip?.maskNotifiers.push({ gsi: PIT_GSI, changed: (masked) => masked || this.chip.resetReinject() });
     this.follow();
   }
 
@@ -70,7 +73,7 @@ export class KvmPit implements Timer, AckNotifier, Work {
       this.chip.flushed = false;
       this.#pulse();
     }
-    if (this.chip.workQueued) this.#irqchip.vm.kernel.work.schedule(this);
+    if (this.chip.workQueued) this.#vm.kernel.work.schedule(this);
   }
 
   /** The work item: pulses the line, and on a LAPIC whose LINT0 takes NMIs delivers there too. */
@@ -80,15 +83,17 @@ export class KvmPit implements Timer, AckNotifier, Work {
   }
 
   #pulse(): void {
-    const { vm, system, bus } = this.#irqchip;
+    const vm = this.#vm;
     vm.routing.setIrq(PIT_IRQ_SOURCE_ID, PIT_GSI, true, false);
     vm.routing.setIrq(PIT_IRQ_SOURCE_ID, PIT_GSI, false, false);
+    if (this.#irqchip === undefined) return;
+    const { system, bus } = this.#irqchip;
     if (system.lapicsInNmiMode > 0) for (const lapic of bus.lapics) lapic.localDeliver(LVT0);
   }
 
   /** Keeps the timer of the host's clock where counter 0 says. */
   follow(): void {
-    const { clock } = this.#irqchip.vm.kernel;
+    const { clock } = this.#vm.kernel;
     const { nextExpiry } = this.chip;
     if (nextExpiry === this.expiry) return;
     if (nextExpiry === Number.POSITIVE_INFINITY) clock.cancel(this);
@@ -96,8 +101,8 @@ export class KvmPit implements Timer, AckNotifier, Work {
   }
 
   destroy(): void {
-    this.#irqchip.vm.kernel.clock.cancel(this);
-    this.#irqchip.vm.kernel.work.cancel(this);
+    this.#vm.kernel.clock.cancel(this);
+    this.#vm.kernel.work.cancel(this);
   }
 }
 
@@ -112,11 +117,11 @@ const pitOf = (file: VmFile): KvmPit | undefined => (file.vm.arch as X86Vm).pit;
 function create(file: VmFile, flags: number): number {
   const arch = file.vm.arch as X86Vm;
   if (arch.pit !== undefined) return -EEXIST;
-  if (arch.irqchip?.mode !== "kernel") return -ENOENT;
+  if (arch.irqchip?.mode !== "kernel" && file.vm.host.behaviour.pitNeedsPic) return -ENOENT;
   if (file.kernel.faults.allocation("kvm_pit")) return -ENOMEM;
   const speaker = (flags & KVM_PIT_SPEAKER_DUMMY) !== 0;
   if (file.vm.buses.pio.hold(speaker ? [PIT_RANGE, SPEAKER_RANGE] : [PIT_RANGE]) < 0) return -ENOMEM;
-  arch.pit = new KvmPit(arch.irqchip, speaker);
+  arch.pit = new KvmPit(file.vm, arch.irqchip, speaker);
   return 0;
 }
 

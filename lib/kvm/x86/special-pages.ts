@@ -21,11 +21,11 @@ function setIdentityMapAddr(file: VmFile, user: Argument): number {
   return user.readable(8) ? 0 : -EFAULT;
 }
 
-/** EBUSY once a vCPU exists; EINVAL beyond the highest id. */
+/** EBUSY once a vCPU exists; EINVAL beyond the highest id, since 6.11. */
 function setBootCpuId(file: VmFile, user: Argument): number {
   if (file.vm.vcpus.length !== 0) return -EBUSY;
   const vm = file.vm.arch as X86Vm;
-  if (user.value > vm.maxVcpuIds) return -EINVAL;
+  if (user.value > vm.maxVcpuIds && file.vm.host.behaviour.bootCpuIdChecked) return -EINVAL;
   vm.bootCpuId = user.low;
   return 0;
 }

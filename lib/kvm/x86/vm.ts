@@ -45,6 +45,8 @@ export class X86Vm implements VmArch {
   tscKhz: number;
   /** the VM may have page tables: KVM_SET_NR_MMU_PAGES was called (or there is a memory slot) */
   hasMmuPages = false;
+  /** how many, as KVM_SET_NR_MMU_PAGES was told */
+  mmuPages = 0;
   /** MSR_KVM_WALL_CLOCK: where the guest wants the time of its start */
   wallClock = 0n;
   readonly tscSync = new TscSync();
