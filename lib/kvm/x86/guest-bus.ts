@@ -17,7 +17,7 @@ import { LAPIC_EOI, LAPIC_FAULT, LAPIC_NOT_HERE, LAPIC_SEND_IPI } from "../../ha
 import { PIT_NOTHING } from "../../hardware/pit.ts";
 import { type Bus, MSR_EXIT, MSR_FAULT } from "../../hardware/x86/bus.ts";
 import type { Cpu } from "../../hardware/x86/cpu.ts";
-import { CR0, CR0_PG, CR8, RAX } from "../../hardware/x86/state.ts";
+import { CR0, CR0_PG, CR8, RAX, RBX, RCX } from "../../hardware/x86/state.ts";
 import { PROT_READ, PROT_WRITE } from "../../kernel/address-space.ts";
 import type { MemorySlot } from "../memory-slots.ts";
 import { sendIoapicEoi } from "./guest-interrupts.ts";
@@ -38,14 +38,19 @@ const IA32_EFER = 0xc000_0080;
 const SPEAKER = 0x61;
 /** the first port behind the PIT's */
 const PIT_END = 0x44;
-/** results of hypercalls: KVM_ENOSYS, KVM_EPERM */
+/** results of hypercalls: KVM_ENOSYS, KVM_EPERM, KVM_EINVAL */
 const HYPERCALL_UNKNOWN = -1000n;
 const HYPERCALL_FORBIDDEN = -1n;
+const HYPERCALL_INVALID = -22n;
+const KVM_HC_VAPIC_POLL_IRQ = 1n;
+const KVM_HC_MAP_GPA_RANGE = 12n;
 
 export class GuestBus implements Bus {
   bytes: Uint8Array = new Uint8Array(0);
   at = 0;
   eachWrite = false;
+  /** the guest lowered its task priority, which user space keeps: it may want to inject (cr8_write_interception) */
+  tprLowered = false;
   /** the guest used its task priority register, and user space wants to know of it (KVM_TPR_ACCESS_REPORTING) */
   tprAccessed = false;
   readonly #vcpu: X86Vcpu;
@@ -349,14 +354,30 @@ export class GuestBus implements Bus {
 
   writeCr8(value: number): void {
     const { lapic } = this.#vcpu;
-    if (lapic === undefined) this.cpu.state.c32[2 * CR8] = value;
-    else lapic.cr8 = value;
+    const { c32 } = this.cpu.state;
+    if (lapic !== undefined) {
+      lapic.cr8 = value;
+      return;
+    }
+    this.tprLowered ||= value < c32[2 * CR8];
+    c32[2 * CR8] = value;
   }
 
-  /** arch/x86/kvm/x86.c:kvm_emulate_hypercall (6.1): KVM_HC_VAPIC_POLL_IRQ answers 0. */
+  /** arch/x86/kvm/x86.c:kvm_emulate_hypercall (6.1). Missing: those that kick, yield to, or send IPIs to other vCPUs. */
   hypercall(): bigint | undefined {
-    if (this.cpu.cpl !== 0) return HYPERCALL_FORBIDDEN;
-    return this.cpu.state.r64[RAX] === 1n ? 0n : HYPERCALL_UNKNOWN;
+    const { cpu } = this;
+    if (cpu.cpl !== 0) return HYPERCALL_FORBIDDEN;
+    const { r64 } = cpu.state;
+    const [number, start, pages] = [RAX, RBX, RCX].map((register) =>
+      cpu.long ? r64[register] : BigInt.asUintN(32, r64[register]),
+    );
+    if (number === KVM_HC_VAPIC_POLL_IRQ) return 0n;
+    const exits = BigInt(this.#vcpu.vm.settings.exitHypercalls);
+    if (number !== KVM_HC_MAP_GPA_RANGE || (exits & (1n << number)) === 0n) return HYPERCALL_UNKNOWN;
+    // whole pages, at least one, and no end beyond the last
+    const frame = start / BigInt(PAGE);
+    if (start % BigInt(PAGE) !== 0n || pages === 0n || frame + pages >= 1n << 64n) return HYPERCALL_INVALID;
+    return undefined;
   }
 }
 

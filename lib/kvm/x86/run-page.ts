@@ -9,6 +9,7 @@
  */
 import {
   KVM_EXIT_DEBUG,
+  KVM_EXIT_HYPERCALL,
   KVM_EXIT_INTERNAL_ERROR,
   KVM_EXIT_IO,
   KVM_EXIT_IO_IN,
@@ -20,7 +21,8 @@ import {
   KVM_INTERNAL_ERROR_EMULATION,
   KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
 } from "../../abi/kvm.ts";
-import { load32, store16, store32, store64 } from "../../abi/struct.ts";
+import { KVM_EXIT_HYPERCALL_LONG_MODE } from "../../abi/kvm-x86.ts";
+import { load32, load64, store16, store32, store64 } from "../../abi/struct.ts";
 
 export const REQUEST_INTERRUPT_WINDOW = 0;
 export const IMMEDIATE_EXIT = 1;
@@ -37,7 +39,9 @@ const MMIO_LENGTH = UNION + 16;
 const MMIO_IS_WRITE = UNION + 20;
 export const MSR_ERROR = UNION;
 export const MSR_DATA = UNION + 16;
-export const HYPERCALL_RESULT = UNION + 56;
+const HYPERCALL_RESULT = UNION + 56;
+const HYPERCALL_FLAGS = UNION + 64;
+const HYPERCALL_ARGUMENTS = 6;
 export const VALID_REGS = 288;
 export const DIRTY_REGS = 296;
 export const SYNC_REGS = 304;
@@ -102,6 +106,21 @@ export class RunPage {
     store32(bytes, UNION + 8, reason);
     store32(bytes, UNION + 12, index);
     store64(bytes, MSR_DATA, write ? value : 0);
+  }
+
+  /** A hypercall: its number and arguments; the result starts as 0. */
+  hypercall(number: bigint, args: readonly bigint[], longMode: boolean): void {
+    const { bytes } = this;
+    this.exitReason = KVM_EXIT_HYPERCALL;
+    store64(bytes, UNION, number);
+    for (let i = 0; i < HYPERCALL_ARGUMENTS && i < args.length; i++)
+      store64(bytes, UNION + 8 + 8 * i, args[i]);
+    store64(bytes, HYPERCALL_RESULT, 0);
+    store64(bytes, HYPERCALL_FLAGS, longMode ? KVM_EXIT_HYPERCALL_LONG_MODE : 0);
+  }
+
+  get hypercallResult(): bigint {
+    return load64(this.bytes, HYPERCALL_RESULT);
   }
 
   ioapicEoi(vector: number): void {

@@ -19,6 +19,7 @@ import {
   KVM_EXIT_HLT,
   KVM_EXIT_INTR,
   KVM_EXIT_IRQ_WINDOW_OPEN,
+  KVM_EXIT_SET_TPR,
   KVM_EXIT_SHUTDOWN,
   KVM_EXIT_TPR_ACCESS,
   KVM_EXIT_UNKNOWN,
@@ -33,6 +34,7 @@ import { Cpu, type CpuOptions } from "../../hardware/x86/cpu.ts";
 import {
   DF_FAULT,
   EXCEPTION,
+  EXIT_HYPERCALL,
   EXIT_MMIO,
   EXIT_PORT_IN,
   EXIT_PORT_OUT,
@@ -45,7 +47,21 @@ import {
   UNHANDLED,
   WAITING,
 } from "../../hardware/x86/memory.ts";
-import { CpuState, DR6, DR7, IF, RF, RFLAGS, RIP, SHADOW_MOV_SS, TF } from "../../hardware/x86/state.ts";
+import {
+  CpuState,
+  DR6,
+  DR7,
+  IF,
+  RAX,
+  RBX,
+  RCX,
+  RDX,
+  RF,
+  RFLAGS,
+  RIP,
+  SHADOW_MOV_SS,
+  TF,
+} from "../../hardware/x86/state.ts";
 import type { Kernel } from "../../kernel/kernel.ts";
 import { ASLEEP, BUSY } from "../../kernel/long-call.ts";
 import { Breakpoints } from "./breakpoints.ts";
@@ -114,7 +130,7 @@ const PVM_EXIT_INFO = 0x1000;
 const QUIRK_OUT_7E = 1 << 3;
 
 /** What the next entry has to finish. */
-type Unfinished = "nothing" | "port" | "mmio" | "writes" | "out" | "msr";
+type Unfinished = "nothing" | "port" | "mmio" | "writes" | "out" | "msr" | "hypercall";
 
 /** An entry goes on. */
 const GO_ON = 1;
@@ -389,6 +405,10 @@ export class Runner {
       this.#page.exitReason = KVM_EXIT_DIRTY_RING_FULL;
       return 0;
     }
+    if (vcpu.updatesClock) {
+      vcpu.updatesClock = false;
+      vcpu.vm.clock.master = vcpu.vm.tscSync.agrees(vcpu.vcpu.vm.vcpus.length);
+    }
     if (this.#bus.tprAccessed) {
       this.#bus.tprAccessed = false;
       this.#page.exitReason = KVM_EXIT_TPR_ACCESS;
@@ -464,13 +484,15 @@ export class Runner {
         cpu.halted ||
         this.#haltRequested ||
         memory.postedCount !== 0 ||
-        memory.watch !== undefined
+        memory.watch !== undefined ||
+        this.#bus.tprLowered
       ) {
         const result = this.#stepped(INTERCEPTED.has(cpu.opcode));
         if (result >= 0) return result;
       }
       if (!this.#emulated && (lapic?.eventRequested === true || kernel.work.pending !== 0)) return GO_ON;
-      if (!this.#emulated && (vcpu.pendingIoapicEoi >= 0 || this.#ringFull)) return GO_ON;
+      if (!this.#emulated && (vcpu.pendingIoapicEoi >= 0 || this.#bus.tprAccessed || this.#ringFull))
+        return GO_ON;
     }
     return GO_ON;
   }
@@ -503,9 +525,16 @@ export class Runner {
       }
       if (trapped === 0 || !this.#haltRequested) return trapped;
     }
-    if (!this.#haltRequested) return -1;
-    this.#haltRequested = false;
-    return this.#halt();
+    if (this.#haltRequested) {
+      this.#haltRequested = false;
+      return this.#halt();
+    }
+    if (!this.#bus.tprLowered) return -1;
+    this.#bus.tprLowered = false;
+    // the emulator tells nobody
+    if (this.#emulated) return -1;
+    this.#page.exitReason = KVM_EXIT_SET_TPR;
+    return 0;
   }
 
   /**
@@ -614,10 +643,23 @@ export class Runner {
         page.msr(memory.exit === EXIT_WRMSR, this.#bus.msrReason, exitAddress, this.cpu.msrValue);
         this.#remember("msr");
         return 0;
+      case EXIT_HYPERCALL:
+        this.#hypercall();
+        return 0;
       default:
         this.#failEmulation();
         return 0;
     }
+  }
+
+  #hypercall(): void {
+    const { cpu } = this;
+    const { r64 } = cpu.state;
+    const [number, ...args] = [RAX, RBX, RCX, RDX].map((register) =>
+      cpu.long ? r64[register] : BigInt.asUintN(32, r64[register]),
+    );
+    this.#page.hypercall(number, args, cpu.long);
+    this.#remember("hypercall");
   }
 
   /** The quirk of port 0x7e: RIP moves on before the exit. */
@@ -705,6 +747,11 @@ export class Runner {
         cpu.msrAnswered = true;
         cpu.msrFailed = bytes[MSR_ERROR] !== 0;
         cpu.msrValue = load64(bytes, MSR_DATA);
+        break;
+      case "hypercall":
+        cpu.msrAnswered = true;
+        cpu.msrFailed = false;
+        cpu.msrValue = BigInt.asUintN(cpu.long ? 64 : 32, this.#page.hypercallResult);
         break;
     }
     const stop = cpu.step();
@@ -853,9 +900,11 @@ export class Runner {
         this.#failEmulation();
         return false;
       }
-      if (memory.vector === PAGE_FAULT) memory.storeFaultAddress();
-      if (kind === "exception" && now === DF_FAULT) break;
+      const last = kind === "exception" && now === DF_FAULT;
       const doubled = kind === "exception" && isContributory(now, memory.vector);
+      // KVM writes CR2 with the page fault that it delivers, a processor with every one (recorded)
+      if (memory.vector === PAGE_FAULT && !(this.#emulated && (last || doubled))) memory.storeFaultAddress();
+      if (last) break;
       now = doubled ? DF_FAULT : memory.vector;
       code = doubled ? 0 : memory.errorCode;
       kind = "exception";

@@ -63,5 +63,8 @@ export class TscSync {
       this.#joined = 0;
     } else if (vcpu.tscGeneration !== this.#generation) this.#joined++;
     vcpu.tscGeneration = this.#generation;
+    // kvm_track_tsc_matching
+    const { vm } = vcpu;
+    if (vm.clock.master || this.agrees(vm.vm.vcpus.length)) vcpu.updatesClock = true;
   }
 }

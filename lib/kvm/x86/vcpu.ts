@@ -37,6 +37,8 @@ export class X86Vcpu implements VcpuArch {
   tscKhz: number;
   /** what the guest's TSC is ahead of the host's, modulo 2^64 */
   tscOffset = 0n;
+  /** its next entry looks whether the VM's clock is tied to the host's TSC (KVM_REQ_MASTERCLOCK_UPDATE) */
+  updatesClock = false;
   /** see TscSync */
   tscGeneration = 0;
   /** AMD's global interrupt flag, which nested virtualisation needs */
