@@ -56,6 +56,15 @@ function looked(entries: Uint8Array, name: HostFeature): boolean {
   return hasBit(entries, leaf, register, 1 << bit);
 }
 
+/** Bits of a physical address, 52 where the host does not say. */
+export function hostPhysicalBits({ facts: { supportedCpuid } }: KvmHost): number {
+  const entries = supportedCpuid ?? none;
+  for (let at = 0; at < entries.length; at += ENTRY)
+    if (load32(entries, at) === 0x8000_0008) return load32(entries, at + EAX) & 0xff;
+  return 52;
+}
+const none = new Uint8Array(0);
+
 /**
  * Bits of a linear address that an MSR may hold (arch/x86/kvm/x86.c:__kvm_set_msr, 6.18). Before 6.13, the guest's CR4.LA57
  * decided.

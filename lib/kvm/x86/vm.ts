@@ -11,19 +11,25 @@ import {
 } from "../../abi/kvm.ts";
 import type { Process } from "../../kernel/process.ts";
 import type { VmArch } from "../arch.ts";
+import type { KvmHost } from "../host.ts";
 import type { IrqArch } from "../irq-routing.ts";
 import type { MemoryChange, MemorySlot } from "../memory-slots.ts";
 import type { Vm } from "../vm.ts";
 import { enableVmCap, newSettings, tellApics, type VmSettings, x2apicApiFlags } from "./capabilities.ts";
 import { hostTscKhz, KvmClock } from "./clock.ts";
 import type { MsrFilter } from "./filters.ts";
+import { hostPhysicalBits } from "./host-cpuid.ts";
 import type { Irqchip } from "./irqchip.ts";
 import type { KvmPit } from "./pit.ts";
 import { encryptionContext } from "./sev.ts";
 import { TscSync } from "./tsc-sync.ts";
 
-/** Guest physical addresses that a slot may reach, in frames: 52 bits at most. */
-const MAX_FRAMES = 2 ** 40;
+/**
+ * Guest physical addresses that a slot may reach, in frames: 52 bits, or with paging by the processor what that has
+ * (arch/x86/kvm/mmu.h:kvm_mmu_max_gfn, 6.1).
+ */
+const slotFrames = (host: KvmHost): number =>
+  2 ** ((host.flavour === "pvm" ? 52 : hostPhysicalBits(host)) - 12);
 
 /** AMD's module knows them, whatever the processor. */
 const encryptionCaps: readonly number[] = [
@@ -55,6 +61,7 @@ export class X86Vm implements VmArch {
   msrFilter: MsrFilter | undefined;
   pmuEventFilter: { action: number; flags: number; events: readonly bigint[] } | undefined;
   #irqchip: Irqchip | undefined;
+  readonly #maxFrames: number;
 
   constructor(vm: Vm) {
     this.vm = vm;
@@ -62,6 +69,7 @@ export class X86Vm implements VmArch {
     this.maxVcpuIds = vm.host.vmCapabilities.get(KVM_CAP_MAX_VCPU_ID) ?? this.maxVcpus;
     this.clock = new KvmClock(vm.kernel.clock);
     this.tscKhz = hostTscKhz(vm.host);
+    this.#maxFrames = slotFrames(vm.host);
   }
 
   /** the in-kernel interrupt controllers, once there are any */
@@ -109,7 +117,7 @@ export class X86Vm implements VmArch {
 
   prepareMemory(change: MemoryChange, slot: MemorySlot | null): number {
     if (slot === null || change === "flags") return 0;
-    return slot.baseFrame + slot.pages > MAX_FRAMES ? -EINVAL : 0;
+    return slot.baseFrame + slot.pages > this.#maxFrames ? -EINVAL : 0;
   }
 
   enableCap(capability: number, flags: number, args: readonly bigint[], process: Process): number {
