@@ -821,7 +821,11 @@ export class Cpu {
       const hi = Math.floor(target / 2 ** 32);
       if ((hi << 16) >> 16 !== hi) this.memory.raise(GP, 0);
       else this.rip = target;
-    } else this.rip = this.osize === 2 ? target & 0xffff : target >>> 0;
+      return;
+    }
+    const within = this.osize === 2 ? target & 0xffff : target >>> 0;
+    if (within > this.segments[CS].limit) this.memory.raise(GP, 0);
+    else this.rip = within;
   }
 
   /** The size of stack operands: 8 in 64-bit mode, or 2. */

@@ -233,7 +233,8 @@ function enterCode(cpu: Cpu, selector: number, cpl: number, target: number): voi
 }
 
 export function jumpFar(cpu: Cpu, selector: number, offset: number): void {
-  if (!cpu.protectedMode) return setRealCode(cpu, selector, offset);
+  if (!cpu.protectedMode)
+    return offset > cpu.segments[CS].limit ? cpu.fault(GP, 0) : setRealCode(cpu, selector, offset);
   if (checkCode(cpu, selector)) enterCode(cpu, selector, cpu.cpl, offset);
 }
 
@@ -242,6 +243,7 @@ export function callFar(cpu: Cpu, selector: number, offset: number): void {
   const back = cpu.rip;
   const size = cpu.osize;
   if (!cpu.protectedMode) {
+    if (offset > cpu.segments[CS].limit) return cpu.fault(GP, 0);
     cpu.push(size, backSelector);
     cpu.push(size, back);
     if (!cpu.stopped) setRealCode(cpu, selector, offset);

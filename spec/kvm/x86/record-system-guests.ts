@@ -1,7 +1,7 @@
 /**
- * Records what programs of the processor's own instructions do on this host's kernel:
+ * Records what programs of the processor's own instructions, or of `any`, do on this host's kernel:
  *
- *     node spec/run.mjs spec/kvm/x86/record-system-guests.ts COUNT SEED FILE
+ *     node spec/run.mjs spec/kvm/x86/record-system-guests.ts COUNT SEED FILE [any]
  *
  * Programs that do not come to an end are left out, and those that answer differently a second time.
  */
@@ -11,7 +11,7 @@ import { nativeKernel } from "../../../lib/native/native.ts";
 import { hostRelease } from "../../../lib/trace/files.ts";
 import { type Outcome, play, programs } from "./system-guests.ts";
 
-const [count, seed, file] = process.argv.slice(2);
+const [count, seed, file, kind] = process.argv.slice(2);
 const native = nativeKernel();
 if (!native.available) throw new Error(native.reason);
 const PATIENCE_MS = 100;
@@ -19,12 +19,12 @@ const EINTR = 4;
 const { kernel, kvm } = hostRelease();
 const lines = [
   JSON.stringify({
-    about: "programs of the processor's own instructions, and what they left behind",
+    about: "short programs, and what they left behind",
     kernel,
     kvm,
   }),
 ];
-const generator = programs(Number(seed));
+const generator = programs(Number(seed), kind === "any");
 let left = 0;
 while (lines.length <= Number(count)) {
   const program = generator.next().value;

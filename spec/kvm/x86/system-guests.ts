@@ -129,8 +129,8 @@ export function play(
   return { runs, memory: changes(memory, guest.memory.slice(0, MEMORY)) };
 }
 
-/** Programs from a seed. */
-export function* programs(seed: number): Generator<Program, never> {
+/** Programs from a seed: of the processor's own instructions, or (`any`) of any opcodes. */
+export function* programs(seed: number, any = false): Generator<Program, never> {
   let state = (seed * 0x9e3779b1) >>> 0 || 1;
   const below = (n: number): number => {
     state ^= state << 13;
@@ -406,13 +406,71 @@ export function* programs(seed: number): Generator<Program, never> {
       () => [pick(0xe0, 0xe1, 0xe2, 0xe3), 0],
       () => [...pick([0xf3], [0xf2], []), pick(0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf)],
     ];
+    const bytes = (n: number): number[] => Array.from({ length: n }, () => below(256));
+    /** a byte that names an operand: in memory by a register that points to data, or a register */
+    const operand = (): number[] => {
+      const reg = below(8) << 3;
+      const form = below(6);
+      if (mode === "real" || mode === "prot16")
+        return form < 2
+          ? [0x40 | reg | pick(0, 1, 4, 5, 6, 7), below(128)]
+          : form === 2
+            ? [reg | pick(4, 5, 7)]
+            : form === 3
+              ? at(reg >> 3)
+              : register(reg >> 3);
+      if (form < 2) return [0x40 | reg | pick(3, 5, 6, 7), below(128)];
+      if (form === 2) return [reg | pick(3, 6, 7)];
+      if (form === 3) return at(reg >> 3);
+      return form === 4 ? [0x44 | reg, pick(0x0e, 0x4f, 0x1e, 0x20, 0x0b), below(128)] : register(reg >> 3);
+    };
+    const common: (() => number[])[] = [
+      () => [pick(0, 8, 16, 24, 32, 40, 48, 56) + below(4), ...operand()],
+      () => [pick(0, 8, 16, 24, 32, 40, 48, 56) + 4 + below(2), ...bytes(4)],
+      () => [0x80 + below(4), ...operand(), ...bytes(4)],
+      () => [0x84 + below(8), ...operand()],
+      () => [pick(0x69, 0x6b, 0xc6, 0xc7), ...operand(), ...bytes(4)],
+      () => [pick(0xc0, 0xc1), ...operand(), pick(0, 1, 7, 8, 9, 15, 16, 31, 32, 63, 200)],
+      () => [0xd0 + below(4), ...operand()],
+      () => [pick(0xf6, 0xf7), ...operand(), ...bytes(4)],
+      () => [pick(0xfe, 0xff), ...operand()],
+      () => [0x40 + below(0x20)],
+      () => [0x90 + below(8)],
+      () => [0xb0 + below(16), ...bytes(wide ? 8 : 4)],
+      () => [
+        0xa0 + below(4),
+        ...(wide ? [...word(DATA), 0, 0, 0, 0, 0, 0] : mode === "prot32" ? long(DATA) : word(DATA)),
+      ],
+      () => [pick(0xf2, 0xf3, 0x26), 0xa4 + below(12)],
+      () => [0x68, ...bytes(4)],
+      () => [0x6a, below(256)],
+      () => [0x8f, ...operand()],
+      () => [0x8d, ...operand()],
+      () => [pick(0xf5, 0xf8, 0xf9, 0xfc, 0xfd, 0x9e, 0x9f, 0x98, 0x99)],
+      () => [0x70 + below(16), 0],
+      () => [0xe8, ...(wide || mode === "prot32" ? [0, 0, 0, 0] : [0, 0])],
+      () => [0x0f, 0x40 + below(16), ...operand()],
+      () => [0x0f, 0x90 + below(16), ...operand()],
+      () => [0x0f, 0x80 + below(16), 0, 0, 0, 0],
+      () => [
+        0x0f,
+        pick(0xa3, 0xab, 0xb3, 0xbb, 0xbc, 0xbd, 0xb6, 0xb7, 0xbe, 0xbf, 0xb0, 0xb1, 0xc0, 0xc1, 0xaf),
+        ...operand(),
+      ],
+      () => [0x0f, pick(0xa4, 0xac, 0xba), ...operand(), pick(0, 1, 7, 15, 16, 31, 32, 63)],
+      () => [0x0f, pick(0xa5, 0xad), ...operand()],
+      () => [0x0f, 0xc8 + below(8)],
+      () => [0x0f, 0xae, ...operand()],
+      () => [0x0f, below(256), ...operand(), below(256)],
+      () => [below(256), ...operand(), below(256)],
+    ];
     const count = 1 + below(3);
     for (let i = 0; i < count; i++) {
       const prefix = below(8);
       if (prefix === 0) code.push(0x66);
       if (prefix === 1 && below(2) === 0)
         code.push(pick(0x67, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0xf0, 0xf2, 0xf3));
-      const instruction = pick(...templates)();
+      const instruction = pick(...(any ? common : templates))();
       if (wide && below(3) === 0 && instruction[0] !== 0x44) code.push(pick(0x48, 0x41, 0x44, 0x49));
       code.push(...instruction);
     }
@@ -424,6 +482,17 @@ export function* programs(seed: number): Generator<Program, never> {
     regs[6] = STACK.toString(16);
     regs[7] = (below(2) === 0 ? STACK : DATA).toString(16);
     regs[16] = CODE.toString(16);
+    if (any) {
+      const value = (): string =>
+        pick(below(256), below(65536), state, 0x80, 0x7fff, 0xffffffff).toString(16);
+      for (const i of [0, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15])
+        regs[i] = value() + (below(3) === 0 ? value() : "");
+      for (const i of [0, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15]) regs[i] = regs[i].slice(-16);
+      regs[1] = (DATA + below(64)).toString(16);
+      if (below(2) === 0) regs[2] = below(5).toString(16);
+      regs[7] = (DATA + 0x200 + below(64)).toString(16);
+      put(DATA, 1, ...bytes(0x48));
+    }
     regs[17] = pick(2, 2, 0x202, 0xcd7, 0x3202, 0x402, 0x102, 0x4002).toString(16);
     yield { mode, cpl, code: hex(Uint8Array.from(code)), regs, patches };
   }
