@@ -10,20 +10,37 @@ export { Edu } from "./hardware/edu.ts";
 /** A guest as a generator of accesses: `guest.store32(address, value)`, `guest.in8(port)`, `guest.eoi()`. */
 export * as guest from "./hardware/guest-script.ts";
 export { Ivshmem } from "./hardware/ivshmem.ts";
-export { PciDevice, type PciModel } from "./hardware/pci-device.ts";
-export { type CapabilityImage, type PciImage, pciImage } from "./hardware/pci-image.ts";
+export type { Msi } from "./hardware/msi.ts";
+export type { Msix } from "./hardware/msix.ts";
+export {
+  type PciBar,
+  PciDevice,
+  type PciDeviceOptions,
+  type PciModel,
+  type PciWires,
+  type ResetMethod,
+} from "./hardware/pci-device.ts";
+export { type CapabilityImage, type ExtendedImage, type PciImage, pciImage } from "./hardware/pci-image.ts";
 export { doorbell, intxLevel, type Register, RegisterDevice } from "./hardware/register-device.ts";
-export { PROT_READ, PROT_WRITE, SIGBUS, SIGSEGV } from "./kernel/address-space.ts";
+export { type AddressSpace, PROT_READ, PROT_WRITE, SIGBUS, SIGSEGV } from "./kernel/address-space.ts";
+export type { UserArgument } from "./kernel/argument.ts";
 export { type CheckedSyscalls, checked, LinuxError } from "./kernel/checked.ts";
 export { Clock, type Timer } from "./kernel/clock.ts";
-export { Faults } from "./kernel/faults.ts";
-export { Kernel } from "./kernel/kernel.ts";
-export { Process } from "./kernel/process.ts";
+export { type FaultKind, Faults } from "./kernel/faults.ts";
+export type { FdTable } from "./kernel/fd-table.ts";
+export type { File } from "./kernel/file.ts";
+export { Kernel, type KernelBehaviour, type KernelOptions, type Open } from "./kernel/kernel.ts";
+export type { Naps } from "./kernel/long-call.ts";
+export { Process, type ProcessOptions } from "./kernel/process.ts";
+export type { SignalHandler, Signals } from "./kernel/signals.ts";
 export type { EpollEvent, PollFd, Syscalls } from "./kernel/syscalls.ts";
 export { byHand, inOrder, type Policy, type Work, WorkQueue } from "./kernel/work-queue.ts";
+export type { HostFacts } from "./kvm/host.ts";
+export type { IrqchipProposal } from "./kvm/irqchip-type.ts";
 export { runScript } from "./kvm/x86/script.ts";
 export { builtinHosts } from "./machine/builtin.ts";
 export { defaultProfile } from "./machine/default-profile.ts";
+export type { HeaderFacts } from "./machine/facts.ts";
 export { Machine, type MachineOptions } from "./machine/machine.ts";
-export { type ModelFactory, pciModels } from "./machine/pci.ts";
-export { type Profile, type ProfileHeader, profileFromHeader } from "./machine/profile.ts";
+export { type MachinePci, type ModelFactory, pciModels } from "./machine/pci.ts";
+export { type ArchName, type Profile, type ProfileHeader, profileFromHeader } from "./machine/profile.ts";

@@ -76,8 +76,8 @@ function blocksOf(markdown: string): Block[] {
     code,
   }));
   return found.flatMap(({ language, code }, i) =>
-    // What `npm run vmm -- --strace` prints is compared where that example is tested (spec/examples/small-vmm).
-    language === "text" || language === "strace"
+    // What stands behind no code, in vmm.md, is compared where that example is tested (spec/examples/small-vmm).
+    language === "text"
       ? []
       : [{ language, code, prints: found[i + 1]?.language === "text" ? found[i + 1].code : undefined }],
   );

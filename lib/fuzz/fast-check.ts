@@ -7,4 +7,4 @@
 export { type CampaignOptions, type CampaignResult, campaign, type Finding, programAt } from "./campaign.ts";
 export { Scheduled, scheduled, turnChooser } from "./explore/fast-check.ts";
 export { groupNames } from "./groups.ts";
-export { type ProgramOptions, programs } from "./programs.ts";
+export { type Controllers, type ProgramOptions, programs } from "./programs.ts";

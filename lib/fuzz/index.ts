@@ -24,6 +24,7 @@ export {
   type Strategy,
 } from "./explore/explore.ts";
 export {
+  type AutomaskedLine,
   type HandlerStep,
   LevelBench,
   type LevelOptions,
@@ -35,6 +36,8 @@ export { type BenchOptions, type GuestStep, MsixBench, type MsixVmm } from "./ex
 export { type Delivery, Receiver } from "./explore/receiver.ts";
 export { toHtml, toMermaid, toPerfetto, toText } from "./explore/report.ts";
 export {
+  type Chooser,
+  type Enabled,
   type Failure,
   type Outcome,
   type Program as ExploredProgram,
@@ -44,9 +47,19 @@ export {
   type World,
 } from "./explore/run.ts";
 export { Calls, type Op, step, type Thread, until } from "./explore/thread.ts";
-export { assemble } from "./guest-code.ts";
-export { runProgram } from "./interpreter.ts";
+export { assemble, type Bits } from "./guest-code.ts";
+export { type RunOptions as ProgramRunOptions, runProgram, type Step as ProgramStep } from "./interpreter.ts";
 export { fakeSide } from "./kernels.ts";
-export { formatProgram, type Operation, type Program, parseProgram } from "./program.ts";
+export {
+  type Edit,
+  formatProgram,
+  type Kind,
+  type Operation,
+  type Part,
+  type Patch,
+  type Program,
+  parseProgram,
+  type Ref,
+} from "./program.ts";
 export { Random } from "./random.ts";
-export { shrink } from "./shrink.ts";
+export { type Shows, shrink } from "./shrink.ts";

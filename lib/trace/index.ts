@@ -5,6 +5,8 @@
 export { compareBytes, compareResult } from "./compare.ts";
 export * from "./format.ts";
 export { hostHeader, type Names } from "./host-header.ts";
+export type { KnownCall } from "./known.ts";
+export type { Layout } from "./layout.ts";
 export { machineOf } from "./machine-of.ts";
 export { type Recordable, Recorder, type RecordOptions, record } from "./record.ts";
 export { NotRepeatable, recordTwice } from "./record-twice.ts";

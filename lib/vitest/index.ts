@@ -65,6 +65,6 @@ export const test = base.extend<HostFixtures>({
 
 export { type Leftover, TestHost } from "./host.ts";
 export { type MatcherResult, toFailWith, toHaveDelivered } from "./matchers.ts";
-export { printStruct, printTrace, serializer } from "./serializer.ts";
+export { printStruct, printTrace, type Recorded, serializer } from "./serializer.ts";
 export { WatchedVcpu } from "./watched.ts";
 export { expect };

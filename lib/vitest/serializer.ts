@@ -17,7 +17,8 @@ const SOME_HEADER: TraceHeader = {
 };
 const PADDING = /^(pad|padding|reserved)\d*$/;
 
-interface Recorded {
+/** A trace, or what has been recorded so far. */
+export interface Recorded {
   readonly header?: TraceHeader;
   readonly lines: readonly TraceLine[];
 }

@@ -23,7 +23,7 @@ test("an MSI-X device, a level INTx device and a virtio-like one: each interrupt
 });
 
 test("the guide shows the system calls that it makes", () => {
-  const shown = /```strace\n([\s\S]*?)\n```/.exec(readFileSync("docs/vmm.md", "utf8"))![1].split("\n");
+  const shown = /```text\n([\s\S]*?)\n```/.exec(readFileSync("docs/vmm.md", "utf8"))![1].split("\n");
   const made = output(true).map((line) => (line.length <= 150 ? line : `${line.slice(0, 149)}…`));
   expect(shown).toEqual(made);
   expect(made.filter((line) => line.includes("KVM_IRQFD")).length).toBe(3);
