@@ -22,6 +22,12 @@ import { bytesOfVm, growths, measureGrowth } from "./growth.ts";
 import { type Benchmark, benchmarks, must, vmWithLapic } from "./operations.ts";
 import { plot } from "./plot.ts";
 
+/** no colours, and no lines between rows */
+const plain = {
+  style: { head: [], border: [] },
+  chars: { mid: "", "left-mid": "", "mid-mid": "", "right-mid": "" },
+};
+
 interface Result {
   name: string;
   fake: number;
@@ -59,7 +65,7 @@ async function main(): Promise<void> {
   const table = new Table({
     head: ["operation", "fake", "real, same FFI", "ratio", "real, from C", "ratio"],
     colAligns: ["left", "right", "right", "right", "right", "right"],
-    style: { head: [], border: [] },
+    ...plain,
   });
   for (const { name, fake, native, c } of results)
     table.push([name, time(fake), time(native), ratio(native, fake), time(c), ratio(c, fake)]);
@@ -111,7 +117,7 @@ async function printGrowth(): Promise<void> {
     const table = new Table({
       head: [growth.name, ...growth.sizes.map((n) => n.toLocaleString("en"))],
       colAligns: ["left", ...growth.sizes.map((): "right" => "right")],
-      style: { head: [], border: [] },
+      ...plain,
     });
     for (const { name, points } of series) table.push([name, ...points.map(([, ns]) => time(ns))]);
     const path = `dist/bench-${growth.name.replaceAll(" ", "-")}.svg`;
