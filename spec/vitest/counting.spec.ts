@@ -1,5 +1,6 @@
 /** Interrupts of GICs and of POWER's controllers: how many were delivered, and which still wait. */
 import { describe, expect, test } from "vitest";
+import { EINTR } from "../../lib/abi/errno.ts";
 import {
   KVM_CAP_IRQ_XICS,
   KVM_CAP_PPC_PAPR,
@@ -164,6 +165,18 @@ describe("a GICv2", () => {
     expect(vm.problems()).toEqual(waits);
     expect(toHaveDelivered(vm.host.vcpu(vm.linux, vcpu), SPI, 2).pass).toBe(true);
     expect(vm.problems()).toEqual([]);
+  });
+
+  test("a guest that spins on an interrupt which it does not take is interrupted", () => {
+    const { vm, vcpu } = gic();
+    run(vm, vcpu, guests.configure(true));
+    run(vm, vcpu, guests.enable());
+    vm.line(SPI_LINE, 1);
+    const spins = (function* (): arm.Guest {
+      for (;;) yield* arm.wfi();
+    })();
+    (vm.arch(vcpu) as Arm64Vcpu).load(spins);
+    expect(vm.linux.ioctl(vcpu, KVM_RUN, 0)).toBe(-EINTR);
   });
 
   test("an irqfd, and a guest that takes it", () => {

@@ -80,6 +80,9 @@ export function* wfi(): Step<void> {
   yield { do: "wfi" };
 }
 
+/** steps of a guest in one KVM_RUN before a signal comes */
+const MAX_STEPS = 100_000;
+
 /** Runs a guest on a vCPU, from one exit to the next. */
 export class GuestRunner {
   readonly #vcpu: Arm64Vcpu;
@@ -93,14 +96,14 @@ export class GuestRunner {
     this.#guest = guest;
   }
 
-  /** 0 for an exit; −EINTR where the guest waits for ever, or has ended. */
+  /** 0 for an exit; −EINTR where the guest waits or spins for ever, or has ended. */
   run(): number {
     const { pages } = this.#vcpu.vcpu;
     if (this.#exited?.do === "load") this.#answer = dataOf(pages, this.#exited.width);
     this.#exited = undefined;
     store32(pages, EXIT_REASON, 0);
     this.#enter();
-    for (;;) {
+    for (let step = 0; step < MAX_STEPS; step++) {
       const next = this.#guest.next(this.#answer);
       if (next.done === true) break;
       this.#answer = 0n;
