@@ -96,6 +96,8 @@ export interface X86Behaviour {
   readonly emptyCommandTaken: boolean;
   /** a guest whose CPUID does not say AMD counts as Intel's; before, one whose CPUID says Intel */
   readonly intelUnlessAmd: boolean;
+  /** SGX's leaf of CPUID stays as it was set; before, it followed XSAVE's */
+  readonly sgxLeafKept: boolean;
   /** KVM_PRE_FAULT_MEMORY is known */
   readonly preFault: boolean;
   /** a VM counts its shadow pages */

@@ -7,9 +7,10 @@
  *
  * Missing: memory attributes (KVM_SET_MEMORY_ATTRIBUTES); the bytes of a guest_memfd as the guest's memory.
  */
-import { EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENXIO } from "../abi/errno.ts";
+import { EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENOTTY, ENXIO } from "../abi/errno.ts";
 import {
   KVM_CAP_GUEST_MEMFD,
+  KVM_CAP_USER_MEMORY2,
   KVM_MEM_GUEST_MEMFD,
   KVM_MEM_LOG_DIRTY_PAGES,
   KVM_MEM_READONLY,
@@ -294,9 +295,10 @@ export function setUserMemoryRegion(file: VmFile, user: Argument): number {
 
 /**
  * KVM_SET_USER_MEMORY_REGION2: 160 bytes, the first 32 as above. KVM_MEM_GUEST_MEMFD ties the slot to pages of a guest
- * memfd, where the host has those (6.18).
+ * memfd, where the host has those (6.18). ENOTTY where the request is not known (before 6.8).
  */
 export function setUserMemoryRegion2(file: VmFile, user: Argument, process: Process): number {
+  if (!file.vm.host.systemCapabilities.has(KVM_CAP_USER_MEMORY2)) return -ENOTTY;
   if (!user.readable(KvmUserspaceMemoryRegion2.size)) return -EFAULT;
   const { vm } = file;
   if ((vm.host.vmCapabilities.get(KVM_CAP_GUEST_MEMFD) ?? 0) === 0) return setRegion(vm, user);

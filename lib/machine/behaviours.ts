@@ -208,6 +208,12 @@ export const behaviourTable: readonly Row[] = [
       "arch/x86/kvm/cpuid.h:guest_cpuid_is_intel_compatible (6.10); traces: x86_64-svm-6.1/msrs keeps 32 bits of SYSENTER_EIP",
   },
   {
+    behaviour: "sgxLeafKept",
+    since: "6.12",
+    source:
+      "arch/x86/kvm/cpuid.c:__kvm_update_cpuid_runtime (6.1); found by programs on 6.1; the releases between 6.1 and 6.12 are not recorded",
+  },
+  {
     behaviour: "preFault",
     since: "6.11",
     source: "virt/kvm/kvm_main.c:kvm_vcpu_pre_fault_memory (6.11); traces: x86_64-svm-6.1/special EINVAL",

@@ -6,8 +6,9 @@ import type { ProfileHeader } from "./profile.ts";
 import * as arm64 from "./profiles/arm64.ts";
 import * as ppc64le from "./profiles/ppc64le.ts";
 import { x86_64_6_18_pvm } from "./profiles/x86_64-6.18-pvm.ts";
+import { x86_64_7_2_svm } from "./profiles/x86_64-7.2-svm.ts";
 
-const hosts = { x86_64_6_18_pvm, ...arm64, ...ppc64le };
+const hosts = { x86_64_6_18_pvm, x86_64_7_2_svm, ...arm64, ...ppc64le };
 
 /** By name: "ppc64le_6_12_pseries". */
 export const builtinHosts: Readonly<typeof hosts & Record<string, ProfileHeader>> = hosts;

@@ -8,6 +8,7 @@ const headerOf = (path: string) =>
 
 /** By name: the trace whose header the host was made from. */
 const recorded: [name: string, trace: string][] = [
+  ["x86_64_7_2_svm", "x86_64-svm-7.2/system"],
   ["arm64_6_1_gicv3", "arm64-kvm-6.1/vgic-create"],
   ["arm64_6_1_gicv2", "arm64-kvm-6.1/gicv2-vgic-create"],
   ["arm64_6_12_gicv3", "arm64-kvm-6.12/vgic-create"],

@@ -15,6 +15,8 @@ import {
   KVM_CAP_HYPERV_DIRECT_TLBFLUSH,
   KVM_CAP_HYPERV_ENFORCE_CPUID,
   KVM_CAP_HYPERV_ENLIGHTENED_VMCS,
+  KVM_CAP_HYPERV_SYNIC,
+  KVM_CAP_HYPERV_SYNIC2,
   KVM_CAP_MAX_VCPU_ID,
   KVM_CAP_MSR_PLATFORM_INFO,
   KVM_CAP_SPLIT_IRQCHIP,
@@ -258,8 +260,9 @@ function enableMaxVcpuId(vm: X86Vm, argument: bigint, offered: bigint): number {
 }
 
 /**
- * KVM_ENABLE_CAP on a vCPU: the paravirtual features, and Hyper-V's, can be confined to CPUID. Hyper-V's optimisations of
- * nested virtualisation are Intel's, ENOTTY.
+ * KVM_ENABLE_CAP on a vCPU: the paravirtual features, and Hyper-V's, can be confined to CPUID. Hyper-V's interrupt
+ * controller needs a local APIC in the kernel (missing: what it does); its optimisations of nested virtualisation are
+ * Intel's, ENOTTY.
  */
 export function enableVcpuCap(
   vcpu: X86Vcpu,
@@ -273,6 +276,9 @@ export function enableVcpuCap(
     if (capability === KVM_CAP_HYPERV_ENLIGHTENED_VMCS || capability === KVM_CAP_HYPERV_DIRECT_TLBFLUSH)
       return -ENOTTY;
     if (capability === KVM_CAP_HYPERV_ENFORCE_CPUID) return 0;
+    if (capability === KVM_CAP_HYPERV_SYNIC2 && args[0] !== 0n) return -EINVAL;
+    if (capability === KVM_CAP_HYPERV_SYNIC || capability === KVM_CAP_HYPERV_SYNIC2)
+      return vcpu.lapic === undefined ? -EINVAL : 0;
   }
   if (capability !== KVM_CAP_ENFORCE_PV_FEATURE_CPUID || (vmCapabilities.get(capability) ?? 0) === 0)
     return -EINVAL;

@@ -72,6 +72,10 @@ const HV_RECOMMENDATIONS = 0x4000_0004;
 const HV_STIMER_DIRECT = 1 << 19;
 const HV_CLUSTER_IPI = 1 << 10;
 
+const LEAF_SGX = 0x12;
+/** the components that every XSAVE area has */
+const X87_SSE = 3;
+
 /** any index will do */
 export const ANY_INDEX = -1;
 
@@ -227,6 +231,15 @@ export class Cpuid {
     return vm.host.behaviour.guestCapsFromCreation || hostHas(vm.host, "pku");
   }
 
+  /** Before 6.12, SGX's leaf offered what XSAVE has. */
+  #followXcr0({ vcpu: { vm } }: X86Vcpu): void {
+    const enclave = this.find(LEAF_SGX, 1);
+    if (enclave === undefined || vm.host.behaviour.sgxLeafKept) return;
+    const offered = this.register(LEAF_XSAVE, 0, EAX) & (vm.host.facts.guestXcr0 ?? X87_SSE);
+    store32(enclave, ECX, (load32(enclave, ECX) & offered) | X87_SSE);
+    store32(enclave, EDX, 0);
+  }
+
   /**
    * arch/x86/kvm/cpuid.c:kvm_update_cpuid_runtime (6.18). What does not follow by itself, MONITOR, changes when something
    * else does.
@@ -246,6 +259,7 @@ export class Cpuid {
     const showsMwait = (vcpu.vm.settings.disabledQuirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT) !== 0;
     if (changed && showsMwait && basic !== undefined)
       setBit(basic, ECX, MONITOR, (vcpu.msrs.miscEnable & MISC_ENABLE_MWAIT) !== 0n);
+    this.#followXcr0(vcpu);
     const { xcr0 } = vcpu.fpu;
     const { facts } = vcpu.vm.vm.host;
     const host = facts.nativeCpuid === undefined ? facts.supportedCpuid : concat(facts.nativeCpuid.xsave);

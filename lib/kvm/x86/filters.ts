@@ -132,9 +132,18 @@ function setNrMmuPages(file: VmFile, user: Argument): number {
   return 0;
 }
 
+/** one page of tables for so many of memory, where user space does not say */
+const PAGES_A_TABLE = 50;
+
 /** ENOTTY since it is gone. */
-const getNrMmuPages = ({ vm }: VmFile): number =>
-  vm.host.behaviour.nrMmuPagesGone ? -ENOTTY : (vm.arch as X86Vm).mmuPages;
+function getNrMmuPages({ vm }: VmFile): number {
+  if (vm.host.behaviour.nrMmuPagesGone) return -ENOTTY;
+  const { mmuPages } = vm.arch as X86Vm;
+  const slots = vm.slots.list();
+  if (mmuPages !== 0 || slots.length === 0) return mmuPages;
+  const pages = slots.reduce((sum, slot) => sum + slot.pages, 0);
+  return Math.max(MIN_MMU_PAGES, Math.floor(pages / PAGES_A_TABLE));
+}
 
 export const filterIoctls: readonly Entry<VmFile>[] = [
   [KVM_X86_SET_MSR_FILTER, setMsrFilter],

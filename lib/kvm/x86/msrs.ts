@@ -103,13 +103,15 @@ function setMsrs(file: VcpuFile, user: Argument): number {
   return transfer(user, (bytes, at, index) => msrs.set(index, load64(bytes, at + 8)), false);
 }
 
-/** On /dev/kvm: the features. Any other MSR of the list reads as 0. */
+/** On /dev/kvm: the features. Any other MSR of the list reads as 0, before 6.12 not at all. */
 function getFeatureMsrs(file: KvmSystem, user: Argument): number {
-  const { msrFeatureValues, msrIndices } = file.host.facts;
+  const { facts, behaviour } = file.host;
+  const { msrFeatureValues } = facts;
+  const others = behaviour.msrRefusalsCleared ? facts.msrIndices : undefined;
   return transfer(
     user,
     (bytes, at, index) => {
-      const value = msrFeatureValues?.get(index) ?? (msrIndices?.includes(index) ? 0n : undefined);
+      const value = msrFeatureValues?.get(index) ?? (others?.includes(index) ? 0n : undefined);
       store64(bytes, at + 8, value ?? 0n);
       return value !== undefined;
     },
