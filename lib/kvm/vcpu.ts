@@ -3,8 +3,9 @@
  * 6.18). Its mapping holds `struct kvm_run` in the first page, on x86 the data of port accesses in the second and the
  * coalesced ring in the third, and from page 64 on the dirty ring, if there is one.
  */
-import { EFAULT, EINTR, EINVAL, EIO } from "../abi/errno.ts";
+import { EFAULT, EINTR, EINVAL, EIO, EPERM } from "../abi/errno.ts";
 import { KVM_ENABLE_CAP, KVM_RUN, KVMIO, KvmEnableCap } from "../abi/kvm.ts";
+import { PROT_EXEC } from "../abi/mman.ts";
 import { type Backing, PAGE_SIZE, SIGBUS } from "../kernel/address-space.ts";
 import type { Argument } from "../kernel/argument.ts";
 import { File, O_RDWR } from "../kernel/file.ts";
@@ -133,7 +134,9 @@ export class VcpuFile extends File {
   }
 
   /** Any range may be mapped; a page with nothing behind it takes SIGBUS. The dirty ring must be shared. */
-  override mmap(offset: number, length: number, _prot: number, shared: boolean): Backing | number {
+  override mmap(offset: number, length: number, prot: number, shared: boolean): Backing | number {
+    // anonymous inodes are mounted without exec (mm/mmap.c:do_mmap, path_noexec, 6.1)
+    if ((prot & PROT_EXEC) !== 0) return -EPERM;
     const vm = this.vcpu.vm;
     const ringStart = DIRTY_RING_PAGE * PAGE_SIZE;
     const inRing = (at: number) => at >= ringStart && at < ringStart + vm.dirtyRingSize;
@@ -142,7 +145,9 @@ export class VcpuFile extends File {
     if (offset + length <= pages.length) return { bytes: pages.subarray(offset, offset + length) };
     if (inRing(offset) && offset + length <= ringStart + vm.dirtyRingSize)
       return { bytes: this.vcpu.dirtyRing.bytes.subarray(offset - ringStart, offset - ringStart + length) };
-    return { device: beyond(pages, offset) };
+    const own = beyond(pages, offset);
+    if (vm.dirtyRingSize === 0) return { device: own };
+    return { device: either(own, beyond(this.vcpu.dirtyRing.bytes, offset - ringStart)) };
   }
 
   override release(): void {
@@ -152,7 +157,7 @@ export class VcpuFile extends File {
 
 /** A mapping that reaches past the pages of a vCPU. */
 export function beyond(pages: Uint8Array, offset: number) {
-  const inside = (at: number, width: number) => offset + at + width <= pages.length;
+  const inside = (at: number, width: number) => offset + at >= 0 && offset + at + width <= pages.length;
   return {
     load(at: number, width: number): number | bigint | typeof SIGBUS {
       if (!inside(at, width)) return SIGBUS;
@@ -165,6 +170,21 @@ export function beyond(pages: Uint8Array, offset: number) {
       for (let i = 0; i < width; i++)
         pages[offset + at + i] = Number((BigInt(value) >> BigInt(8 * i)) & 0xffn);
       return 0;
+    },
+  };
+}
+
+type Beyond = ReturnType<typeof beyond>;
+
+/** Where the first has nothing, the second. */
+function either(first: Beyond, second: Beyond): Beyond {
+  return {
+    load(at, width) {
+      const value = first.load(at, width);
+      return value === SIGBUS ? second.load(at, width) : value;
+    },
+    store(at, width, value) {
+      return first.store(at, width, value) === SIGBUS ? second.store(at, width, value) : 0;
     },
   };
 }
