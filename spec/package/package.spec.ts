@@ -14,7 +14,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 const manifest = JSON.parse(readFileSync("package.json", "utf8")) as {
@@ -126,6 +126,35 @@ export const used = [explore, programs, toText, nativeKernel, parseTrace, Irqchi
     run(project, process.execPath, resolve("node_modules/typescript/bin/tsc"), "-p", ".");
     rmSync(brought);
     expect(node("run.js", `import { printed } from "./out/example.js"; console.log(printed);`)).toBe("10\n");
+  });
+
+  test("TypeScript: every block of the guides has types that hold, however strict", () => {
+    mkdirSync(join(project, "guides"));
+    const guides = readdirSync("docs").filter((name) => name.endsWith(".md"));
+    const blocks = guides.flatMap((name) =>
+      [...readFileSync(join("docs", name), "utf8").matchAll(/^```ts\n([\s\S]*?)^```$/gm)].map(
+        ([, code], i) => {
+          writeFileSync(join(project, "guides", `${name}-${i}.ts`), `${code}\nexport {};\n`);
+          return name;
+        },
+      ),
+    );
+    expect(blocks.length).toBeGreaterThan(10);
+    const compilerOptions = {
+      strict: true,
+      exactOptionalPropertyTypes: true,
+      noUncheckedIndexedAccess: true,
+      noEmit: true,
+      target: "es2023",
+      module: "nodenext",
+      types: ["node"],
+      typeRoots: [resolve("node_modules/@types")],
+    };
+    writeFileSync(join(project, "guides/tsconfig.json"), JSON.stringify({ compilerOptions }));
+    const brought = ["fast-check", "vitest"].map((name) => join(project, "node_modules", name));
+    for (const path of brought) symlinkSync(resolve("node_modules", basename(path)), path);
+    run(project, process.execPath, resolve("node_modules/typescript/bin/tsc"), "-p", "guides");
+    for (const path of brought) rmSync(path);
   });
 
   test("every entry point is imported; those that need a package name it", () => {
