@@ -1,5 +1,5 @@
 /** Run by `vitest.spec.ts` in a vitest of its own: what fails here has to fail. The titles say how. */
-import { describe } from "vitest";
+import { afterEach, describe } from "vitest";
 import {
   KVM_CREATE_IRQCHIP,
   KVM_CREATE_VCPU,
@@ -138,4 +138,71 @@ test("fails: expected the call to fail with EBUSY: it answered 3", ({ linux, hos
 test("fails: only what went wrong first", ({ linux }) => {
   linux.eventfd2(0, 0);
   throw new Error("only what went wrong first");
+});
+
+describe("endings", () => {
+  const leak = "descriptor 3 is still open: anon_inode:[eventfd]";
+  const attempts = new Map<string, number>();
+  /** Which attempt of a test this is, from 1. */
+  const attempt = (name: string): number => {
+    attempts.set(name, (attempts.get(name) ?? 0) + 1);
+    return attempts.get(name)!;
+  };
+
+  test(`fails: ${leak} (at each attempt)`, { retry: 1 }, ({ linux }) => {
+    linux.eventfd2(0, 0);
+  });
+
+  test("passes: only the first attempt leaks", { retry: 1 }, ({ linux }) => {
+    const fd = linux.eventfd2(0, 0);
+    if (attempt("leaks first") === 2) linux.close(fd);
+  });
+
+  test("passes: the first attempt throws and leaks", { retry: 1 }, ({ linux }) => {
+    const fd = linux.eventfd2(0, 0);
+    if (attempt("throws first") === 1) throw new Error("the first attempt");
+    linux.close(fd);
+  });
+
+  test(`fails: ${leak} (after a while)`, async ({ linux }) => {
+    await new Promise((resolve) => setTimeout(resolve));
+    linux.eventfd2(0, 0);
+  });
+
+  test.concurrent(`fails: ${leak} (beside another)`, async ({ linux }) => {
+    await null;
+    linux.eventfd2(0, 0);
+  });
+
+  test.concurrent("passes: beside another", async ({ linux }) => {
+    await null;
+    linux.close(linux.eventfd2(0, 0));
+  });
+
+  const withEventfd = test.extend<{ eventfd: number }>({
+    eventfd: async ({ linux }, use) => {
+      const fd = linux.eventfd2(0, 0);
+      await use(fd);
+      linux.close(fd);
+    },
+  });
+
+  withEventfd("passes: a fixture closes after the test", ({ eventfd }) => expect(eventfd).toBe(3));
+
+  withEventfd(
+    "fails: descriptor 4 is still open: anon_inode:[eventfd] (beside a fixture)",
+    ({ linux, eventfd }) => {
+      expect(linux.dup(eventfd)).toBe(4);
+    },
+  );
+
+  describe("a hook", () => {
+    let close = (): void => {};
+    afterEach(() => close());
+
+    test("passes: a hook closes after the test", ({ linux }) => {
+      const fd = linux.eventfd2(0, 0);
+      close = () => linux.close(fd);
+    });
+  });
 });
