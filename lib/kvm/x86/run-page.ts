@@ -129,7 +129,7 @@ export class RunPage {
   }
 
   /** An instruction that cannot be run, with its bytes if they could be read; `info` is what the flavour tells of its exit. */
-  emulationFailure(instruction: Uint8Array, length: number, info: number): void {
+  emulationFailure(instruction: Uint8Array, length: number, info: number, error = 0, address = 0): void {
     const { bytes } = this;
     this.exitReason = KVM_EXIT_INTERNAL_ERROR;
     store32(bytes, UNION, KVM_INTERNAL_ERROR_EMULATION);
@@ -142,7 +142,9 @@ export class RunPage {
       at += 16;
     }
     store64(bytes, at, info);
-    bytes.fill(0, at + 8, at + 40);
+    store64(bytes, at + 8, error);
+    store64(bytes, at + 16, address);
+    bytes.fill(0, at + 24, at + 40);
     store32(bytes, UNION + 4, (at + 40 - UNION - 8) / 8);
   }
 
