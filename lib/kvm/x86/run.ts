@@ -128,10 +128,10 @@ const INTERCEPTED = new Set([
 ]);
 /** what pvm tells of its exit in the data of an internal error (recorded) */
 const PVM_EXIT_INFO = 0x1000;
-const QUIRK_OUT_7E = 1 << 3;
 /** AMD's exit, and its cause: a page of the guest's that is not there, fetched as user (PFERR_GUEST_FINAL, FETCH, USER) */
 const SVM_EXIT_NPF = 0x400;
 const SVM_FETCH_FAULT = 0x1_0000_0014;
+const QUIRK_OUT_7E = 1 << 3;
 
 /** What the next entry has to finish. */
 type Unfinished = "nothing" | "port" | "mmio" | "writes" | "out" | "msr" | "hypercall";
@@ -775,7 +775,21 @@ export class Runner {
       this.#vcpu.events.queueException(UD);
       return GO_ON;
     }
+    if (!this.#emulated && this.#instructionBytes(cpu.codeAddress()) === 0) return this.#fetchedNothing();
     this.#failEmulation();
+    return 0;
+  }
+
+  /** There is no memory where the code should be: #UD waits, and a guest of CPL 0 is stopped. */
+  #fetchedNothing(): number {
+    const { cpu } = this;
+    const { exitOnEmulationFailure } = this.#vcpu.vm.settings;
+    if (!exitOnEmulationFailure) this.#vcpu.events.queueException(UD);
+    if (!exitOnEmulationFailure && cpu.user !== 0) return GO_ON;
+    const address = cpu.memory.translate(cpu.codeAddress(), EXECUTE, cpu.user);
+    if (this.#vcpu.vcpu.vm.host.flavour === "svm")
+      this.#page.emulationFailure(this.#instruction, 0, SVM_EXIT_NPF, SVM_FETCH_FAULT, address);
+    else this.#failEmulation();
     return 0;
   }
 
@@ -799,24 +813,10 @@ export class Runner {
     const { memory } = cpu;
     const length = Math.min(INSTRUCTION_BYTES, 4096 - (linear & 4095));
     memory.stop = RUNNING;
-    if (!this.#emulated && this.#instructionBytes(cpu.codeAddress()) === 0) return this.#fetchedNothing();
     if (!memory.findCode(linear, cpu.user)) return 0;
     const at = memory.codeAt + (linear & 4095);
     this.#instruction.set(memory.codeBytes.subarray(at, at + length));
     return length;
-  /** There is no memory where the code should be: #UD waits, and a guest of CPL 0 is stopped. */
-  #fetchedNothing(): number {
-    const { cpu } = this;
-    const { exitOnEmulationFailure } = this.#vcpu.vm.settings;
-    if (!exitOnEmulationFailure) this.#vcpu.events.queueException(UD);
-    if (!exitOnEmulationFailure && cpu.user !== 0) return GO_ON;
-    const address = cpu.memory.translate(cpu.codeAddress(), EXECUTE, cpu.user);
-    if (this.#vcpu.vcpu.vm.host.flavour === "svm")
-      this.#page.emulationFailure(this.#instruction, 0, SVM_EXIT_NPF, SVM_FETCH_FAULT, address);
-    else this.#failEmulation();
-    return 0;
-  }
-
   }
 
   // ---- events ----------------------------------------------------------------------------------------------------
@@ -930,6 +930,18 @@ export class Runner {
     cpu.state.shadow = 0;
     return false;
   }
+
+  /** The guest cannot go on. Under AMD's module the vCPU is then as after an INIT (shutdown_interception, 6.1). */
+  #shutDown(): void {
+    const vcpu = this.#vcpu;
+    if (vcpu.vcpu.vm.host.flavour === "svm") {
+      storeRegisters(this.cpu.state, vcpu);
+      vcpu.init();
+      loadRegisters(this.cpu.state, vcpu);
+      this.cpu.memory.flush();
+    }
+    vcpu.events.tripleFault = true;
+  }
 }
 
 /** Whether the instruction that raised it is run again after the handler. */
@@ -948,15 +960,3 @@ function isContributory(first: number, second: number): boolean {
   if (contributory(first)) return contributory(second);
   return first === PAGE_FAULT && (contributory(second) || second === PAGE_FAULT);
 }
-
-  /** The guest cannot go on. Under AMD's module the vCPU is then as after an INIT (shutdown_interception, 6.1). */
-  #shutDown(): void {
-    const vcpu = this.#vcpu;
-    if (vcpu.vcpu.vm.host.flavour === "svm") {
-      storeRegisters(this.cpu.state, vcpu);
-      vcpu.init();
-      loadRegisters(this.cpu.state, vcpu);
-      this.cpu.memory.flush();
-    }
-    vcpu.events.tripleFault = true;
-  }
