@@ -38,15 +38,34 @@ const isRecorded = (value: unknown): value is Recorded =>
   value.lines.length !== 0 &&
   value.lines.every((line) => typeof line?.call === "string" && typeof line.n === "number");
 
-/** A struct view in words; padding that is zero is left out. */
-export function printStruct(view: object): string {
+/** Members of unions that a field before the union chooses: of a route by `type`, of a chip by `chip_id`. */
+const chosenBy: readonly [union: string, by: string, members: readonly (string | undefined)[]][] = [
+  ["u", "type", [undefined, "irqchip", "msi", "adapter", "hv_sint", "xen_evtchn"]],
+  ["chip", "chip_id", ["pic", "pic", "ioapic"]],
+];
+
+/** The one member that counts, where there is one. */
+function memberOf(view: object, name: string): string | undefined {
+  const values = view as Record<string, unknown>;
+  for (const [union, by, members] of chosenBy) {
+    const member = name === union && typeof values[by] === "number" ? members[values[by]] : undefined;
+    if (member !== undefined && isStruct(values[name]) && member in values[name]) return member;
+  }
+  return undefined;
+}
+
+/** A struct view in words; padding that is zero is left out, and so are members of a union that do not count. */
+export function printStruct(view: object, only?: string): string {
   const fields = Object.getOwnPropertyDescriptors(Object.getPrototypeOf(view));
   const parts: string[] = [];
   for (const name in fields) {
+    if (only !== undefined && name !== only) continue;
     if (fields[name].get === undefined) continue;
     // the halves of a 64-bit field
     if (/(Lo|Hi)$/.test(name) && name.slice(0, -2) in fields) continue;
-    const printed = printValue((view as Record<string, unknown>)[name]);
+    const value = (view as Record<string, unknown>)[name];
+    const member = memberOf(view, name);
+    const printed = member === undefined ? printValue(value) : printStruct(value as object, member);
     if (PADDING.test(name) && /^[0[\], ]*$/.test(printed)) continue;
     parts.push(`${name}=${printed}`);
   }
