@@ -169,3 +169,77 @@ describe("delivery", () => {
     expect(inputs[0].external).toBe(false);
   });
 });
+
+/**
+ * Between the registers: arch/powerpc/kvm/mpic.c (6.1), openpic_gbl_read, openpic_tmr_read, openpic_msi_read,
+ * openpic_cpu_read_internal and their writers look at the low four bits of the address, openpic_src_read at five.
+ */
+describe("addresses", () => {
+  const NOTHING = 0xffff_ffff;
+  const ranges: [name: string, from: number, until: number, between: number][] = [
+    ["global", 0x1000, 0x10f0, NOTHING],
+    ["timers", 0x10f0, 0x11f0, NOTHING],
+    ["messages", 0x1600, 0x1800, -ENXIO],
+    ["sources", 0x10000, 0x10000 + 8 * 0x20, NOTHING],
+    ["CPU 1", 0x21040, 0x210c0, NOTHING],
+  ];
+  /** where reading changes something */
+  const taken = (address: number) => (address & 0xff0) === 0xa0 || (address >= 0x1600 && address < 0x1800);
+  const state = (mpic: Mpic) =>
+    ranges.flatMap(([, from, until]) =>
+      Array.from({ length: (until - from) / 16 }, (_, i) => from + 16 * i).map((address) =>
+        taken(address) ? 0 : mpic.read(address, -1),
+      ),
+    );
+
+  test.each(ranges)("%s", (_name, from, until, between) => {
+    const { mpic, inputs, set } = twoCpus();
+    set(3, 5, 0x33);
+    const before = state(mpic);
+    const wrong: string[] = [];
+    for (let address = from; address < until; address++) {
+      if ((address & 0xf) === 0 || (from === 0x10000 && (address & 0x1f) === 0x18)) continue;
+      const read = mpic.read(address, -1);
+      if (read !== between) wrong.push(`${address.toString(16)} reads ${read}`);
+      mpic.write(address, 0, -1);
+      mpic.write(address, 0xffff_ffff, -1);
+      if (state(mpic).some((value, i) => value !== before[i]))
+        wrong.push(`${address.toString(16)} is written`);
+    }
+    expect(wrong).toEqual([]);
+    expect(inputs.map(({ external }) => external)).toEqual([false, false]);
+  });
+});
+
+describe("destinations (arch/powerpc/kvm/mpic.c:write_IRQreg_idr, 6.1)", () => {
+  test("2.0: critical destinations are told in bits from 30 down, ignore the mask and reach no external input", () => {
+    const { mpic, inputs } = twoCpus(MPIC_20);
+    mpic.write(ivpr(3), 0x8000_0000 | (5 << 16) | 0x33, -1);
+    mpic.write(idr(3), 0x2000_0000, -1);
+    mpic.setIrq(3, true);
+    expect(inputs.map(({ external }) => external)).toEqual([false, false]);
+    // active in spite of the mask
+    expect(mpic.read(ivpr(3), -1) & 0x4000_0000).not.toBe(0);
+    expect(mpic.read(iack(0), -1)).toBe(SPURIOUS);
+  });
+
+  test("an ordinary destination stays masked until it is unmasked", () => {
+    const { mpic, inputs } = twoCpus(MPIC_42);
+    mpic.write(idr(3), 2, -1);
+    mpic.write(ivpr(3), 0x8000_0000 | (5 << 16) | 0x33, -1);
+    mpic.setIrq(3, true);
+    expect(mpic.read(ivpr(3), -1) & 0x4000_0000).toBe(0);
+    mpic.write(ivpr(3), (5 << 16) | 0x33, -1);
+    expect(inputs.map(({ external }) => external)).toEqual([false, true]);
+    expect([mpic.read(iack(0), -1), mpic.read(iack(1), -1)]).toEqual([SPURIOUS, 0x33]);
+  });
+
+  test.each([
+    ["2.0", MPIC_20, 0xe000_0003],
+    ["4.2", MPIC_42, 3],
+  ])("version %s: which bits of a destination are kept", (_name, version, kept) => {
+    const { mpic } = twoCpus(version);
+    mpic.write(idr(3), 0xffff_ffff, -1);
+    expect(mpic.read(idr(3), -1) >>> 0).toBe(kept);
+  });
+});
