@@ -214,13 +214,17 @@ describe("addresses", () => {
 describe("destinations (arch/powerpc/kvm/mpic.c:write_IRQreg_idr, 6.1)", () => {
   test("2.0: critical destinations are told in bits from 30 down, ignore the mask and reach no external input", () => {
     const { mpic, inputs } = twoCpus(MPIC_20);
-    mpic.write(ivpr(3), 0x8000_0000 | (5 << 16) | 0x33, -1);
+    mpic.write(ivpr(3), 0x8000_0000 | SENSE | (5 << 16) | 0x33, -1);
     mpic.write(idr(3), 0x2000_0000, -1);
     mpic.setIrq(3, true);
     expect(inputs.map(({ external }) => external)).toEqual([false, false]);
     // active in spite of the mask
     expect(mpic.read(ivpr(3), -1) & 0x4000_0000).not.toBe(0);
     expect(mpic.read(iack(0), -1)).toBe(SPURIOUS);
+    // an edge would be over at once (openpic_set_irq)
+    mpic.write(ivpr(3), 0x8000_0000 | (5 << 16) | 0x33, -1);
+    mpic.setIrq(3, true);
+    expect(mpic.read(ivpr(3), -1) & 0x4000_0000).toBe(0);
   });
 
   test("an ordinary destination stays masked until it is unmasked", () => {
