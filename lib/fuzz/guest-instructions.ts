@@ -71,6 +71,11 @@ const msrs = [
   0xc000_0102, 0x277, 0x2ff, 0x200, 0x201, 0x250, 0x1b, 0xc000_0080, 0x1d9, 0x8b, 0x179, 0x17a, 0x400, 0x802,
   0x808, 0x80f, 0x830, 0xfe, 0x1a0, 0x3a, 0x9999, 0x4000_0000,
 ];
+const PVM_HYPERCALL = 0x1b;
+const IA32_APIC_BASE = 0x1b;
+const IA32_EFER = 0xc000_0080;
+const EFER_LME = 0x100;
+
 /** leaves of CPUID whose answer is the same on every processor of the host */
 const leaves = [
   0, 2, 4, 5, 6, 7, 0xa, 0x14, 0x8000_0000, 0x8000_0001, 0x8000_0008, 0x4000_0000, 0x4000_0001, 0x99,
@@ -586,12 +591,9 @@ export class Instructions {
     }
   }
 
-  /** Not 0x19 to 0x1b: on a host of the flavour pvm these are calls of its own. */
   #vector(): number {
-    for (;;) {
-      const vector = this.#byte();
-      if (vector < 0x19 || vector > 0x1b) return vector;
-    }
+    const vector = this.#byte();
+    return vector === PVM_HYPERCALL ? 3 : vector;
   }
 
   #system(): number[] {
@@ -623,13 +625,9 @@ export class Instructions {
           random.next(),
         ]);
         const high = random.chance(70) ? [0x31, 0xd2] : this.#load(DX, random.below(0x10000));
-        return [
-          ...ecx(random.pick(msrs.filter((index) => index !== 0x1b))),
-          ...eax(value),
-          ...high,
-          0x0f,
-          0x30,
-        ];
+        const index = random.pick(msrs.filter((each) => each !== IA32_APIC_BASE));
+        const enablesLongMode = index === IA32_EFER && this.#bits !== 64;
+        return [...ecx(index), ...eax(enablesLongMode ? value & ~EFER_LME : value), ...high, 0x0f, 0x30];
       }
       case 5:
         return control(random.pick([0, 2, 3, 4, 8]), random.pick(notSp), false);

@@ -13,7 +13,21 @@
 import { Alu } from "./alu.ts";
 import type { Bus } from "./bus.ts";
 import { execute } from "./execute.ts";
-import { GP, Memory, NO_CODE, READ, RUNNING, SS_FAULT, UD, WAITING, WRITE } from "./memory.ts";
+import {
+  EXCEPTION,
+  GP,
+  Memory,
+  NO_CODE,
+  PAGE_FAULT,
+  READ,
+  RETRY,
+  RUNNING,
+  SHUTDOWN,
+  SS_FAULT,
+  UD,
+  WAITING,
+  WRITE,
+} from "./memory.ts";
 import {
   type CpuState,
   CR0,
@@ -166,6 +180,8 @@ export class Cpu {
     memory.stop = RUNNING;
     memory.logAt = 0;
     memory.begin();
+    memory.refuses = RUNNING;
+    memory.keepsAll = false;
     if (!this.portAnswered) this.portAt = this.portEnd = 0;
     this.portAnswered = false;
     this.halted = false;
@@ -183,11 +199,17 @@ export class Cpu {
     if (memory.stop !== RUNNING) {
       if (memory.stop !== WAITING) memory.postedCount = 0;
       r32[2 * RFLAGS] = this.#savedFlags;
-      r32[2 * RSP] = this.#savedRspLo;
-      r32[2 * RSP + 1] = this.#savedRspHi;
+      if (memory.stop !== WAITING || !this.options.emulated) {
+        r32[2 * RSP] = this.#savedRspLo;
+        r32[2 * RSP + 1] = this.#savedRspHi;
+      }
+      if (memory.stop === RETRY) {
+        memory.stop = RUNNING;
+        memory.forget();
+      }
       return memory.stop;
     }
-    memory.logCount = 0;
+    memory.forget();
     // RF: a repeated instruction that is left and taken up again is not trapped a second time
     if (this.again) r32[2 * RFLAGS] |= RF;
     this.#writeRip(this.again ? this.start : this.rip);
@@ -195,11 +217,17 @@ export class Cpu {
     return RUNNING;
   }
 
-  /** RSP stays changed if the instruction has to wait: Linux's emulator shows it so (recorded for LEAVE). */
-  keepStack(): void {
-    if (!this.options.emulated) return;
-    this.#savedRspLo = this.r32[2 * RSP];
-    this.#savedRspHi = this.r32[2 * RSP + 1];
+  /** Until `refuses` is put back, accesses that are not to memory are none that Linux's emulator can do. */
+  needsMemory(): void {
+    if (this.options.emulated && this.memory.refuses === RUNNING) this.memory.refuses = RETRY;
+  }
+
+  /**
+   * The instruction takes several values off the stack. Linux's emulator leaves RSP where it is when the instruction has to
+   * wait, so that run again it takes the rest from further up; the values that it has, it keeps.
+   */
+  popsMany(): void {
+    this.memory.keepsAll = this.options.emulated;
   }
 
   /** Goes to the handler of an event between two instructions: RUNNING, or why that cannot be. */
@@ -212,7 +240,12 @@ export class Cpu {
     this.#mode();
     this.rip = this.start = this.#readRip();
     this.osize = this.long ? 8 : 4;
+    if (this.options.emulated) memory.refuses = SHUTDOWN;
     enterHandler(this, vector, source, errorCode, this.rip);
+    memory.refuses = RUNNING;
+    // where pvm meets a page fault on its way to a handler it gives up (recorded)
+    if (this.options.emulated && memory.stop === EXCEPTION && memory.vector === PAGE_FAULT)
+      memory.stop = SHUTDOWN;
     if (memory.stop !== RUNNING) {
       r32[2 * RFLAGS] = this.#savedFlags;
       r32[2 * RSP] = this.#savedRspLo;
@@ -235,7 +268,7 @@ export class Cpu {
   endRound(): void {
     // Linux's emulator keeps the flags to itself until the instruction is over
     if (!this.options.emulated) this.#savedFlags = this.r32[2 * RFLAGS] | RF;
-    this.memory.logCount = 0;
+    this.memory.forget();
     this.memory.logAt = 0;
     this.memory.begin();
   }
@@ -668,6 +701,7 @@ export class Cpu {
     const { memory } = this;
     const address = this.linear(this.eaSegment, this.eaLo, this.eaHi, size + 2, READ);
     if (!memory.readBytes(address, size + 2, this.user)) return 0n;
+    if (this.options.emulated) memory.keepBytes(size + 2);
     const { data } = memory;
     let offset = 0n;
     for (let i = size - 1; i >= 0; i--) offset = (offset << 8n) | BigInt(data[i]);

@@ -6,7 +6,7 @@
 import { AND, CMP, maskOf, signed } from "./alu.ts";
 import type { Cpu } from "./cpu.ts";
 import { executeTwoByte } from "./execute-0f.ts";
-import { BP, BR, DE, GP, NO_CODE, OFLOW } from "./memory.ts";
+import { BP, BR, DE, EXCEPTION, GP, NO_CODE, OFLOW } from "./memory.ts";
 import {
   AC,
   AF,
@@ -28,6 +28,7 @@ import {
   RCX,
   RDX,
   RF,
+  RSI,
   RSP,
   SF,
   SHADOW_MOV_SS,
@@ -815,7 +816,12 @@ export function popSegment(cpu: Cpu, segment: number): void {
   cpu.endFetch();
   if (cpu.long && segment < 4) return cpu.undefinedOpcode();
   const size = cpu.stackSize;
-  const selector = size === 8 ? Number(cpu.peek64() & 0xffffn) : cpu.peek(size) & 0xffff;
+  // Linux's emulator reads the two bytes that count (arch/x86/kvm/emulate.c:em_pop_sreg, 6.1)
+  const selector = cpu.options.emulated
+    ? cpu.peek(2)
+    : size === 8
+      ? Number(cpu.peek64() & 0xffffn)
+      : cpu.peek(size) & 0xffff;
   if (cpu.stopped) return;
   loadSegment(cpu, segment, selector);
   if (cpu.stopped) return;
@@ -833,9 +839,20 @@ function pushAll(cpu: Cpu): void {
 
 function popAll(cpu: Cpu): void {
   if (!notInLong(cpu)) return;
-  const { osize } = cpu;
+  const { osize, memory } = cpu;
+  cpu.popsMany();
+  const before = cpu.options.emulated ? cpu.r64.slice(0, RSI + 2) : undefined;
   const values = [0, 0, 0, 0, 0, 0, 0, 0];
-  for (let register = 7; register >= 0; register--) values[register] = cpu.pop(osize);
+  for (let register = 7; register >= 0 && !cpu.stopped; register--) {
+    if (register === RSP) cpu.moveStack(osize);
+    else values[register] = cpu.pop(osize);
+    // Linux's emulator fills the registers one by one, and a waiting instruction shows those it has
+    if (before !== undefined && register !== RSP) cpu.setRegister(osize, register, values[register]);
+  }
+  if (before !== undefined) {
+    if (memory.stop === EXCEPTION) cpu.r64.set(before);
+    return;
+  }
   for (let register = 7; register >= 0; register--)
     if (register !== RSP) cpu.setRegister(osize, register, values[register]);
 }
@@ -851,8 +868,8 @@ function popToRm(cpu: Cpu): void {
   if ((cpu.modrm & 0x38) !== 0) return cpu.memory.unhandled();
   cpu.r64[RSP] = before;
   const value = size === 8 ? cpu.peek64() : BigInt(cpu.peek(size));
-  cpu.r64[RSP] = after;
   if (cpu.stopped) return;
+  cpu.r64[RSP] = after;
   if (size === 8) cpu.setRm64(value);
   else cpu.setRm(size, Number(value));
 }
@@ -918,7 +935,6 @@ function leave(cpu: Cpu): void {
   if (cpu.long) cpu.r64[RSP] = cpu.r64[RBP];
   else if (cpu.segments[SS].db !== 0) cpu.r32[2 * RSP] = cpu.r32[2 * RBP];
   else cpu.r16[4 * RSP] = cpu.r16[4 * RBP];
-  cpu.keepStack();
   if (width === 8) cpu.setRegister64(RBP, cpu.pop64());
   else cpu.setRegister(width, RBP, cpu.pop(width));
 }

@@ -45,6 +45,8 @@ export const WAITING = 3;
 
 /** the processor cannot go on */
 export const SHUTDOWN = 4;
+/** Linux's emulator needs memory where a device is, and does the instruction again, for ever */
+export const RETRY = 5;
 
 export const EXIT_MMIO = 1;
 export const EXIT_PORT_IN = 2;
@@ -205,9 +207,18 @@ export class Memory {
     this.#keptAt = at + width;
   }
 
+  /** The same, of the bytes in `data`. */
+  keepBytes(length: number): void {
+    const at = this.#keptAt;
+    if (at > 40) return;
+    this.#kept.set(this.data.subarray(0, length), at);
+    this.#keptAt = at + length;
+  }
+
   /** The instruction is done. */
   forget(): void {
     this.logCount = 0;
+    this.#whole = 0;
   }
 
   /** Forgets every translation. */
@@ -233,7 +244,7 @@ export class Memory {
   /** 1, 2 or 4 bytes as an unsigned number. */
   read(linear: number, width: number, user: number): number {
     const offset = linear & 4095;
-    if (offset + width <= 4096 && this.stop === RUNNING) {
+    if (offset + width <= 4096 && this.stop === RUNNING && !this.keepsAll) {
       const page = Math.floor(linear / 4096);
       const slot = page & (CACHE - 1);
       if (this.#tags[slot] === 2 * page + user) {
@@ -286,6 +297,12 @@ export class Memory {
 
   /** Up to 16 bytes into `data`, page by page, each part at once; false where the instruction stopped. */
   readBytes(linear: number, length: number, user: number): boolean {
+    const first = this.logAt;
+    if (first < this.#whole && this.stop === RUNNING) {
+      const answer = this.takeAnswer();
+      for (let i = 0; i < length; i++) this.data[i] = this.log[answer + i];
+      return true;
+    }
     for (let done = 0; done < length; ) {
       if (this.stop !== RUNNING) return false;
       const at = this.#wrapped(linear + done);
@@ -303,6 +320,11 @@ export class Memory {
       }
       done += part;
     }
+    if (this.keepsAll) {
+      this.logCount = first;
+      this.answer(this.data, 0, length);
+      this.#whole = this.logAt = this.logCount;
+    }
     return true;
   }
 
@@ -311,6 +333,17 @@ export class Memory {
     const { stop } = this;
     this.stop = RUNNING;
     if (this.translate(linear, READ, user) >= 0) this.stop = stop;
+  }
+
+  /** what is read from memory is kept like what is read from devices: the instruction may move its stack and be run again */
+  keepsAll = false;
+  /** so many answers are of accesses as a whole, not of their parts */
+  #whole = 0;
+  /** what stops an access that no memory answers, where a device may not: SHUTDOWN or RETRY */
+  refuses: number = RUNNING;
+
+  #refuse(): void {
+    if (this.stop === RUNNING) this.stop = this.refuses;
   }
 
   /** Outside of long mode an access beyond the last address goes on at 0. */
@@ -322,6 +355,10 @@ export class Memory {
   #readDevice(physical: number, length: number, at: number): boolean {
     if (length > 8) {
       return this.#readDevice(physical, 8, at) && this.#readDevice(physical + 8, length - 8, at + 8);
+    }
+    if (this.refuses !== RUNNING) {
+      this.#refuse();
+      return false;
     }
     const answer = this.takeAnswer();
     if (answer >= 0) {
@@ -342,10 +379,6 @@ export class Memory {
   /** Up to 16 bytes from elsewhere. */
   writeBytes(linear: number, from: Uint8Array, at: number, length: number, user: number): void {
     this.#freshAccess = true;
-    this.#writeFrom(linear, from, at, length, user);
-  }
-
-  #writeFrom(linear: number, from: Uint8Array, at: number, length: number, user: number): void {
     for (let i = 0; i < length; i++) this.data[i] = from[at + i];
     this.#writeParts(linear, length, user);
   }
@@ -369,25 +402,31 @@ export class Memory {
     }
   }
 
-  /** Any number of bytes, at once. */
+  /** Any number of bytes, page by page, each part at once: a table among them counts from the next page on. */
   writeBlock(linear: number, from: Uint8Array, at: number, length: number, user: number): void {
     this.#freshAccess = true;
     for (let done = 0; done < length && this.stop === RUNNING; ) {
-      const part = Math.min(length - done, 4096 - ((linear + done) & 4095));
-      for (let i = 0; i < part; ) {
-        const piece = Math.min(part - i, 8);
-        this.#writeFrom(linear + done + i, from, at + done + i, piece, user);
-        i += piece;
-      }
+      const start = this.#wrapped(linear + done);
+      const part = Math.min(length - done, 4096 - (start & 4095));
+      const physical = this.translate(start, WRITE, user);
+      if (physical < 0) return;
+      this.watch?.touch(start, part, true);
+      if (this.bus.page(Math.floor(physical / 4096), true)) {
+        const to = this.bus.at + (physical & 4095);
+        this.bus.bytes.set(from.subarray(at + done, at + done + part), to);
+        if (this.#tables.has(Math.floor(physical / 4096))) this.flush();
+      } else
+        for (let i = 0; i < part; i += 8) {
+          const piece = Math.min(part - i, 8);
+          for (let k = 0; k < piece; k++) this.data[k] = from[at + done + i + k];
+          this.#writeDevice(physical + i, piece, 0);
+        }
       done += part;
     }
   }
 
-  /** only memory takes writes: where nothing but a device would, the processor cannot go on */
-  refusesDevices = false;
-
   #writeDevice(physical: number, length: number, at: number): void {
-    if (this.refusesDevices) return this.shutDown();
+    if (this.refuses !== RUNNING) return this.#refuse();
     const first = Math.min(length, 8);
     if (!this.bus.writeMmio(physical, first, this.data, at)) this.post(physical, first, at, false);
     if (length > first) this.#writeDevice(physical + first, length - first, at + first);

@@ -149,7 +149,22 @@ export function moveControl(cpu: Cpu, toControl: boolean): void {
 
 const DR7_GD = 1 << 13;
 const DR6_BD = 1 << 13;
-const DR6_FIXED = 0xffff_0ff0n;
+const DR6_WRITABLE = 0x1_e80fn;
+const DR6_FIXED = 0xfffe_07f0n;
+const DR6_RTM = 1n << 16n;
+const DR6_BUS_LOCK = 1n << 11n;
+const RTM = 1 << 11;
+const BUS_LOCK_DETECT = 1 << 24;
+
+/** Bits of DR6 that are ones: those of RTM and bus locks where CPUID has none (arch/x86/kvm/x86.c:kvm_dr6_fixed, 6.1). */
+function fixedDebugStatus(cpu: Cpu): bigint {
+  cpu.bus.cpuid(7, 0, leaf);
+  return (
+    DR6_FIXED |
+    ((leaf[1] & RTM) === 0 ? DR6_RTM : 0n) |
+    ((leaf[2] & BUS_LOCK_DETECT) === 0 ? DR6_BUS_LOCK : 0n)
+  );
+}
 
 /** 0F 21, 0F 23: MOV with a debug register. DR4 and DR5 are DR6 and DR7 unless CR4.DE is set. */
 export function moveDebug(cpu: Cpu, toDebug: boolean): void {
@@ -179,7 +194,7 @@ export function moveDebug(cpu: Cpu, toDebug: boolean): void {
   if (number >= 6 && value >> 32n !== 0n) return cpu.fault(GP, 0);
   if (cpu.stopped) return;
   if (number < 4) c64[place] = value;
-  else if (number === 6) c64[place] = (value & 0xe00fn) | DR6_FIXED;
+  else if (number === 6) c64[place] = (value & DR6_WRITABLE) | fixedDebugStatus(cpu);
   else c64[place] = (value & 0xffff_2bffn) | 0x400n;
   // breakpoints keep their pages out of the cache
   cpu.memory.flush();
@@ -210,6 +225,7 @@ function hidden(cpu: Cpu): boolean {
 function storeTable(cpu: Cpu, which: "gdt" | "idt"): void {
   if (hidden(cpu)) return;
   const table = cpu.state[which];
+  cpu.needsMemory();
   cpu.writeAt(cpu.eaSegment, cpu.eaLo, cpu.eaHi, 2, table.limit);
   const at = addToAddress(cpu, 2);
   if (cpu.long)
@@ -222,6 +238,9 @@ function storeTable(cpu: Cpu, which: "gdt" | "idt"): void {
 
 function loadTable(cpu: Cpu, which: "gdt" | "idt"): void {
   if (!privileged(cpu)) return;
+  // Linux's emulator reads an operand as any other first, and from memory alone then
+  if (cpu.options.emulated) cpu.readAt(cpu.eaSegment, cpu.eaLo, cpu.eaHi, Math.min(cpu.osize, 4));
+  cpu.needsMemory();
   const limit = cpu.readAt(cpu.eaSegment, cpu.eaLo, cpu.eaHi, 2);
   const at = addToAddress(cpu, 2);
   const base = cpu.long

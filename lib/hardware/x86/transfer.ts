@@ -6,7 +6,7 @@
  */
 import type { Cpu } from "./cpu.ts";
 import { canonical, POPF_FLAGS, writableFlags } from "./execute.ts";
-import { GP, NP, RUNNING, SHUTDOWN, SS_FAULT, TS } from "./memory.ts";
+import { DF_FAULT, GP, NP, RUNNING, SHUTDOWN, SS_FAULT, TS, UNHANDLED } from "./memory.ts";
 import {
   AC,
   CS,
@@ -20,6 +20,7 @@ import {
   IF,
   LDTR,
   NT,
+  RAX,
   RF,
   RSP,
   type Segment,
@@ -28,6 +29,7 @@ import {
   TR,
   VM,
 } from "./state.ts";
+import { cpuid } from "./system.ts";
 
 /** Where an event comes from: INT n, a device, or the processor. */
 export type Source = "software" | "external" | "exception";
@@ -74,9 +76,12 @@ function readDescriptor(cpu: Cpu, selector: number, vector: number, wide = false
     return false;
   }
   const at = tableAt(cpu, lo, hi, index);
+  const { refuses } = memory;
+  cpu.needsMemory();
   descriptorLo = memory.read(at, 4, 0);
   descriptorHi = memory.read(at + 4, 4, 0);
   descriptorBaseHi = wide ? memory.read(at + 8, 4, 0) : 0;
+  memory.refuses = refuses;
   descriptorAt = at;
   return memory.stop === RUNNING;
 }
@@ -233,9 +238,11 @@ function enterCode(cpu: Cpu, selector: number, cpl: number, target: number): voi
 }
 
 export function jumpFar(cpu: Cpu, selector: number, offset: number): void {
-  if (!cpu.protectedMode)
-    return offset > cpu.segments[CS].limit ? cpu.fault(GP, 0) : setRealCode(cpu, selector, offset);
-  if (checkCode(cpu, selector)) enterCode(cpu, selector, cpu.cpl, offset);
+  if (!cpu.protectedMode) {
+    if (offset > cpu.segments[CS].limit && !cpu.options.emulated) return cpu.fault(GP, 0);
+    setRealCode(cpu, selector, offset);
+  } else if (checkCode(cpu, selector)) enterCode(cpu, selector, cpu.cpl, offset);
+  refuseBeyondLimit(cpu);
 }
 
 export function callFar(cpu: Cpu, selector: number, offset: number): void {
@@ -313,6 +320,7 @@ function enterOuter(cpu: Cpu, selector: number, pointer: bigint, rpl: number): v
 }
 
 export function returnFar(cpu: Cpu, extra: number): void {
+  if (cpu.options.emulated) return returnFarByEmulator(cpu, extra);
   const size = cpu.osize;
   const target = size === 8 ? canonical(cpu.peek64()) : cpu.peek(size);
   const selector = size === 8 ? Number(cpu.peek64(8) & 0xffffn) : cpu.peek(size, size) & 0xffff;
@@ -338,6 +346,25 @@ export function returnFar(cpu: Cpu, extra: number): void {
   if (!cpu.stopped) cpu.moveStack(extra);
 }
 
+/** One value after the other is taken off the stack (arch/x86/kvm/emulate.c:em_ret_far, 6.1). */
+function returnFarByEmulator(cpu: Cpu, extra: number): void {
+  const size = cpu.osize;
+  cpu.popsMany();
+  const target = size === 8 ? canonical(cpu.pop64()) : cpu.pop(size);
+  const selector = size === 8 ? Number(cpu.pop64() & 0xffffn) : cpu.pop(size) & 0xffff;
+  if (cpu.stopped) return;
+  if (!cpu.protectedMode) setRealCode(cpu, selector, target);
+  else if (checkReturn(cpu, selector)) enterCode(cpu, selector, selector & 3, target);
+  refuseBeyondLimit(cpu);
+  if (!cpu.stopped) cpu.moveStack(extra);
+}
+
+/** "Error handling is not implemented" for far jumps and returns that go beyond the limit of their code. */
+function refuseBeyondLimit(cpu: Cpu): void {
+  if (!cpu.options.emulated || cpu.stopped || cpu.long) return;
+  if (cpu.rip > cpu.segments[CS].limit) cpu.memory.unhandled();
+}
+
 // ---- interrupts ----------------------------------------------------------------------------------------------------
 
 /** INT n, INT3, INTO */
@@ -349,15 +376,20 @@ export function softwareInterrupt(cpu: Cpu, vector: number): void {
   enterHandler(cpu, vector, "software", -1, cpu.rip);
 }
 
-/** Vectors that pvm's own guests call it by; others have not asked for that, and get #GP behind the instruction (recorded). */
-const PVM_CALLS = [0x19, 0x1a, 0x1b];
-
+/**
+ * Vectors that pvm's own guests call it by (recorded): 0x19 is #GP behind the instruction for others, 0x1a is CPUID, 0x1b a
+ * hypercall in RAX. Missing: its hypercalls, which answer −ENOSYS here.
+ */
 function interruptRefused(cpu: Cpu, vector: number): void {
-  if (!PVM_CALLS.includes(vector) || cpu.opcode !== 0xcd) return cpu.memory.unhandled();
+  if (vector < 0x19 || vector > 0x1b || cpu.opcode !== 0xcd) return cpu.memory.unhandled();
   cpu.refused = true;
+  if (vector === 0x1a) return cpuid(cpu);
+  if (vector === 0x1b) return cpu.setRegister64(RAX, BigInt.asUintN(64, -ENOSYS));
   cpu.jump(cpu.rip);
   cpu.fault(GP, 0);
 }
+
+const ENOSYS = 38n;
 
 /**
  * INT n of real mode with n from 0x80 on: Linux's emulator takes n for negative, finds no vector there, and does it again,
@@ -393,7 +425,6 @@ export function enterHandler(
 function pushEvent(cpu: Cpu, width: number, value: number): void {
   const { memory, r32 } = cpu;
   if (cpu.stopped) return;
-  memory.refusesDevices = true;
   if (width === 8) cpu.push(8, value);
   else {
     const pointer = cpu.protectedMode ? (r32[2 * RSP] - width) >>> 0 : (r32[2 * RSP] - width) & 0xffff;
@@ -401,7 +432,6 @@ function pushEvent(cpu: Cpu, width: number, value: number): void {
     r32[2 * RSP] = pointer;
     r32[2 * RSP + 1] = 0;
   }
-  memory.refusesDevices = false;
   if (cpu.stopped) memory.stop = SHUTDOWN;
 }
 
@@ -442,6 +472,8 @@ function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, 
   const long = longActive(cpu);
   const external = source === "software" ? 0 : 1;
   const size = long ? 16 : 8;
+  if (cpu.options.emulated && source !== "software" && cpu.cpl === 0)
+    return enterGateByPvm(cpu, vector, errorCode, back);
   const gateCode = 8 * vector + 2 + external;
   if (vector * size + size - 1 > state.idt.limit) return cpu.fault(GP, gateCode);
   const at = tableAt(cpu, state.idt.baseLo, state.idt.baseHi, vector * size);
@@ -457,8 +489,6 @@ function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, 
   if (!isPresent(hi)) return cpu.fault(NP, gateCode);
 
   const selector = lo >>> 16;
-  if (cpu.options.emulated && source !== "software" && cpu.cpl === 0)
-    return enterGateByPvm(cpu, lo, hi, top, errorCode, back);
   if ((selector & 0xfffc) === 0) return cpu.fault(GP, external);
   if (!readDescriptor(cpu, selector, GP)) return;
   const codeHi = descriptorHi;
@@ -498,36 +528,35 @@ function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, 
   descriptorAt = codeAt;
   enterCode(cpu, selector, newCpl, long ? (top | 0) * 2 ** 32 + target : target);
   if (cpu.stopped) return;
-  // pvm clears AC too (recorded)
-  const alignment = cpu.options.emulated && source !== "software" ? AC : 0;
-  cpu.flags = flags & ~(TF | NT | RF | VM | alignment | ((type & 1) === 0 ? IF : 0));
+  cpu.flags = flags & ~(TF | NT | RF | VM | ((type & 1) === 0 ? IF : 0));
 }
 
-/** The way of pvm from kernel code to a handler: the frame comes first, the code segment after it (recorded). */
-function enterGateByPvm(
-  cpu: Cpu,
-  lo: number,
-  hi: number,
-  top: number,
-  errorCode: number,
-  back: number,
-): void {
-  const { memory } = cpu;
+/**
+ * The way of pvm from kernel code to a handler (recorded). Every gate counts as a wide one, whatever its type, and the code
+ * segment is taken as it is, whatever its type and level. A gate or a selector that is none is a double fault. The frame
+ * comes first, the descriptor after it.
+ */
+function enterGateByPvm(cpu: Cpu, vector: number, errorCode: number, back: number): void {
+  const { memory, state } = cpu;
   const long = longActive(cpu);
-  const type = (hi >>> 8) & 15;
-  const wide = type >= 14;
-  const width = long ? 8 : wide ? 4 : 2;
+  const size = long ? 16 : 8;
+  if (vector * size + size - 1 > state.idt.limit) return cpu.fault(DF_FAULT, 0);
+  const at = tableAt(cpu, state.idt.baseLo, state.idt.baseHi, vector * size);
+  const lo = memory.read(at, 4, 0);
+  const hi = memory.read(at + 4, 4, 0);
+  const top = long ? memory.read(at + 8, 4, 0) : 0;
+  if (cpu.stopped) return;
   const selector = lo >>> 16;
-  const target = wide ? ((hi & 0xffff_0000) | (lo & 0xffff)) >>> 0 : lo & 0xffff;
+  if (!isPresent(hi)) return cpu.fault(DF_FAULT, 0);
+  const target = ((hi & 0xffff_0000) | (lo & 0xffff)) >>> 0;
+  const width = long ? 8 : 4;
   const { flags } = cpu;
   if (long) {
     const oldStack = cpu.segments[SS].selector;
     const oldPointer = cpu.r64[RSP];
     enterLongStack(cpu, hi & 7, false, 0);
     pushEvent(cpu, 8, oldStack);
-    memory.refusesDevices = true;
     cpu.push64(oldPointer);
-    memory.refusesDevices = false;
     if (cpu.stopped) memory.stop = SHUTDOWN;
   }
   pushEvent(cpu, width, flags);
@@ -535,15 +564,15 @@ function enterGateByPvm(
   pushEvent(cpu, width, back);
   if (errorCode >= 0) pushEvent(cpu, width, errorCode);
   if (cpu.stopped) return;
-  if ((selector & 0xfffc) === 0) return cpu.fault(GP, 1);
+  const inTable = (selector & 0xfffc) !== 0 && (selector & 4) === 0 && (selector | 7) <= state.gdt.limit;
+  if (!inTable) return cpu.fault(DF_FAULT, 0);
   if (!readDescriptor(cpu, selector, GP)) return;
-  const code = (selector & 0xfffc) | 1;
-  if (isSystem(descriptorHi) || !isCode(descriptorHi) || dplOf(descriptorHi) > 0) return cpu.fault(GP, code);
-  if (long && (descriptorHi & 0x60_0000) !== 0x20_0000) return cpu.fault(GP, code);
-  if (!isPresent(descriptorHi)) return cpu.fault(NP, code);
-  enterCode(cpu, selector, 0, long ? (top | 0) * 2 ** 32 + target : target);
-  if (cpu.stopped) return;
-  cpu.flags = flags & ~(TF | NT | RF | VM | AC | ((type & 1) === 0 ? IF : 0));
+  if (!isPresent(descriptorHi)) return cpu.fault(NP, (selector & 0xfffc) | 1);
+  fill(cpu.segments[CS], selector, descriptorLo, descriptorHi);
+  cpu.long = long && (descriptorHi & 0x20_0000) !== 0;
+  cpu.rip = cpu.long ? (top | 0) * 2 ** 32 + target : target;
+  // it clears AC, too
+  cpu.flags = flags & ~(TF | NT | RF | VM | AC | ((hi & 0x100) === 0 ? IF : 0));
 }
 
 /** 64-bit mode: the stack of IST, of an inner level, or the present one, aligned to 16. */
@@ -610,11 +639,20 @@ export function interruptReturn(cpu: Cpu): void {
     else cpu.memory.unhandled();
     return;
   }
+  // pvm takes the frame from memory, or leaves the instruction refused
+  if (cpu.refused) cpu.memory.refuses = UNHANDLED;
   const target = size === 8 ? canonical(cpu.peek64()) : cpu.peek(size);
   const selector = size === 8 ? Number(cpu.peek64(8) & 0xffffn) : cpu.peek(size, size) & 0xffff;
   const flags = size === 8 ? Number(cpu.peek64(16) & 0xffff_ffffn) : cpu.peek(size, 2 * size);
   if (cpu.stopped) return;
   if (size >= 4 && (flags & VM) !== 0 && cpu.cpl === 0 && !longActive(cpu)) return cpu.memory.unhandled();
+  if (cpu.refused) {
+    // of IRETQ the whole frame at once
+    if (size === 8) cpu.peek64(24);
+    if (size === 8) cpu.peek64(32);
+    cpu.memory.refuses = RUNNING;
+    if (cpu.stopped) return;
+  }
   if (!checkReturn(cpu, selector)) {
     // pvm, which does it in the emulator's place, does not say which selector it was
     if (cpu.refused && cpu.osize !== 8) cpu.memory.errorCode = 0;
@@ -637,11 +675,13 @@ export function interruptReturn(cpu: Cpu): void {
 
 function returnReal(cpu: Cpu): void {
   const size = cpu.osize;
-  const target = cpu.peek(size);
-  const selector = cpu.peek(size, size) & 0xffff;
-  const flags = cpu.peek(size, 2 * size);
+  cpu.popsMany();
+  const target = cpu.pop(size);
+  // Linux's emulator looks at it before it takes the next value (arch/x86/kvm/emulate.c:emulate_iret_real, 6.1)
+  if (cpu.options.emulated && target > 0xffff) return cpu.fault(GP, 0);
+  const selector = cpu.pop(size) & 0xffff;
+  const flags = cpu.pop(size);
   if (cpu.stopped) return;
-  cpu.moveStack(3 * size);
   setRealCode(cpu, selector, target);
   const mask = size === 2 ? POPF_FLAGS & 0xffff : POPF_FLAGS;
   cpu.flags = (cpu.flags & ~mask) | (flags & mask) | FLAG_FIXED;

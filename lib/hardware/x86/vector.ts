@@ -137,6 +137,7 @@ export function saveState(cpu: Cpu, restores: boolean): void {
   if ((address & 15) !== 0) return cpu.fault(GP, 0);
   const { memory } = cpu;
   const area = cpu.bus.fpuArea();
+  cpu.needsMemory();
   for (let at = 0; at < size && !cpu.stopped; at += 16) {
     if (!restores) memory.writeBytes(address + at, area, at, 16, cpu.user);
     else if (memory.readBytes(address + at, 16, cpu.user)) area.set(memory.data, at);

@@ -10,14 +10,19 @@ import {
   KVM_MSR_EXIT_REASON_FILTER,
   KVM_MSR_EXIT_REASON_INVAL,
 } from "../../abi/kvm.ts";
-import { KVM_IRQCHIP_IOAPIC, KVM_MSR_FILTER_READ, KVM_MSR_FILTER_WRITE } from "../../abi/kvm-x86.ts";
+import {
+  KVM_IRQCHIP_IOAPIC,
+  KVM_MSR_FILTER_READ,
+  KVM_MSR_FILTER_WRITE,
+  KvmCpuidEntry2,
+} from "../../abi/kvm-x86.ts";
 import { load32 } from "../../abi/struct.ts";
 import { LINE_PENDING, MASK_CHANGED } from "../../hardware/ioapic.ts";
 import { LAPIC_EOI, LAPIC_FAULT, LAPIC_NOT_HERE, LAPIC_SEND_IPI } from "../../hardware/lapic.ts";
 import { PIT_NOTHING } from "../../hardware/pit.ts";
 import { type Bus, MSR_EXIT, MSR_FAULT } from "../../hardware/x86/bus.ts";
 import type { Cpu } from "../../hardware/x86/cpu.ts";
-import { CR0, CR0_PG, CR8, RAX, RBX, RCX } from "../../hardware/x86/state.ts";
+import { CR0, CR0_PG, CR8, EFER_NX, RAX, RBX, RCX } from "../../hardware/x86/state.ts";
 import { PROT_READ, PROT_WRITE } from "../../kernel/address-space.ts";
 import type { MemorySlot } from "../memory-slots.ts";
 import { sendIoapicEoi } from "./guest-interrupts.ts";
@@ -35,6 +40,10 @@ const IA32_TSC = 0x10;
 const IA32_APIC_BASE = 0x1b;
 const IA32_TSC_DEADLINE = 0x6e0;
 const IA32_EFER = 0xc000_0080;
+/** of CPUID 0x80000001, EDX */
+const EDX = KvmCpuidEntry2.offsetOf.edx;
+const NX = 1 << 20;
+const LM = 1 << 29;
 const SPEAKER = 0x61;
 /** the first port behind the PIT's */
 const PIT_END = 0x44;
@@ -324,6 +333,10 @@ export class GuestBus implements Bus {
     if (index === IA32_EFER) {
       const paging = (this.cpu.state.c32[2 * CR0] & CR0_PG) !== 0;
       if (paging && ((lo ^ sregs.eferLo) & EFER_LME) !== 0) return false;
+      // what a guest sets its CPUID must have (arch/x86/kvm/x86.c:__kvm_valid_efer, 6.1)
+      const known = vcpu.cpuid.register(0x8000_0001, 0, EDX);
+      if ((lo & EFER_LME) !== 0 && (known & LM) === 0) return false;
+      if ((lo & EFER_NX) !== 0 && (known & NX) === 0) return false;
     }
     if (index === IA32_APIC_BASE && vcpu.lapic !== undefined) {
       if ((vcpu.lapic.setBase(lo, hi, false) & LAPIC_FAULT) !== 0) return false;
