@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { type CampaignResult, campaign, type Finding } from "../fuzz/campaign.ts";
 import { traceOf } from "../fuzz/counterexample.ts";
 import { groupNames } from "../fuzz/groups.ts";
+import { type GuestKind, guestKinds, usualGuests } from "../fuzz/guest-programs.ts";
 import { fakeSide, nativeSide } from "../fuzz/kernels.ts";
 import { knownDifferences } from "../fuzz/known-differences.ts";
 import { formatProgram } from "../fuzz/program.ts";
@@ -26,6 +27,8 @@ export interface FuzzOptions {
   group?: string[];
   without?: string[];
   controllers?: Controllers;
+  /** kinds of guests; true for the usual ones */
+  guests?: true | string[];
   known: string;
   out: string;
   atMost?: number;
@@ -45,6 +48,7 @@ export function fuzzCommand(options: FuzzOptions, output: Output): number {
     if (!groupNames.includes(name)) throw new UsageError(`no group "${name}": ${groupNames.join(", ")}`);
   if (!["kernel", "split", "none", undefined].includes(options.controllers))
     throw new UsageError(`--controllers ${options.controllers}: kernel, split or none`);
+  const guests = guestKindsOf(options.guests);
   const native = nativeKernel();
   if (!native.available) throw new UsageError(`the real kernel cannot be asked: ${native.reason}`);
   const header = headerOf(native);
@@ -67,6 +71,7 @@ export function fuzzCommand(options: FuzzOptions, output: Output): number {
     groups: (options.group ?? groupNames).filter((name) => !options.without?.includes(name)),
     known,
     progress: tell,
+    ...(guests !== undefined && { guests }),
     ...(options.controllers !== undefined && { controllers: options.controllers }),
     ...(options.length !== undefined && { length: options.length }),
     ...(options.atMost !== undefined && { atMost: options.atMost }),
@@ -94,6 +99,15 @@ export function fuzzCommand(options: FuzzOptions, output: Output): number {
     writeTrace(path, trace);
     output.print(`  written to ${path}`);
   }
+}
+
+/** The kinds of guests that are asked for. */
+function guestKindsOf(asked: true | string[] | undefined): readonly GuestKind[] | undefined {
+  if (asked === true) return usualGuests;
+  for (const name of asked ?? [])
+    if (!guestKinds.includes(name as GuestKind))
+      throw new UsageError(`no guests "${name}": ${guestKinds.join(", ")}`);
+  return asked as readonly GuestKind[] | undefined;
 }
 
 /** How every call was answered: a program that only meets errors is blind. */

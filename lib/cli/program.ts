@@ -106,6 +106,11 @@ export function run(args: readonly string[], output: Output, later = false): num
     .option("--length <n>", "operations in a program, at most", number)
     .option("--group <name...>", "only these groups of operations", list)
     .option("--without <name...>", "all groups but these", list)
+    .option(
+      "--guests [kind...]",
+      "programs that run guests: code, accesses, interrupts; bytes (any bytes as code) only if it is named",
+      list,
+    )
     .option("--controllers <where>", "interrupt controllers in the kernel, split, or none")
     .option("--at-most <n>", "end after so many kinds of differences", number)
     .option("--shrink", "make the programs of differences small", true)

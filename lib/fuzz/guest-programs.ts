@@ -45,6 +45,8 @@ import { Random } from "./random.ts";
 import { hexValue } from "./values.ts";
 
 export const guestKinds = ["code", "accesses", "interrupts", "bytes"] as const;
+/** The kinds of a campaign that names none. */
+export const usualGuests = ["code", "accesses", "interrupts"] as const;
 export type GuestKind = (typeof guestKinds)[number];
 
 type Controllers = "kernel" | "split" | "none";
