@@ -418,3 +418,22 @@ test("a line is up while any source holds it", () => {
   expect(pic.slave.irr).toBe(2);
   expect([pic.setIrq(-1, true, 0), pic.setIrq(16, true, 0)]).toEqual([-1, -1]);
 });
+
+// arch/x86/kvm/i8259.c:pic_get_irq (6.1): special_fully_nested_mode of the master only, and only of its input 2
+test("special fully nested mode: input 2 in service hides nothing on the master; on the slave it hides as any other", () => {
+  const taken = (icw4: number) => {
+    const pic = initialised(icw4);
+    pic.setIrq(10, true, 0);
+    expect([pic.readIrq(), drain(pic)]).toEqual([0x72, []]);
+    const seen: (number | boolean)[] = [];
+    // the slave has input 2 in service: 11 is less urgent, 9 is more
+    for (const irq of [11, 9]) {
+      pic.setIrq(irq, true, 0);
+      seen.push(pic.output);
+      if (pic.output) seen.push(pic.readIrq());
+    }
+    return seen;
+  };
+  expect(taken(0x01)).toEqual([false, false]);
+  expect(taken(0x11)).toEqual([false, true, 0x71]);
+});
