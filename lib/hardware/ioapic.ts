@@ -117,7 +117,7 @@ export class Ioapic {
 
   /** Sends what pin's entry says, if it is not masked and does not wait for an EOI. ioapic.c:ioapic_service (6.1) */
   service(pin: number): number {
-    return this.#service(pin, false);
+    return this.#service(pin, this.#low(pin), false);
   }
 
   /** The result of delivering `message`; gives it back. */
@@ -145,7 +145,7 @@ export class Ioapic {
       this.#eoiCount[pin] = 0;
       return 0;
     }
-    if (++this.#eoiCount[pin] < SUCCESSIVE_IRQ_MAX_COUNT) return this.#service(pin, false);
+    if (++this.#eoiCount[pin] < SUCCESSIVE_IRQ_MAX_COUNT) return this.service(pin);
     this.#eoiCount[pin] = 0;
     return DELAYED;
   }
@@ -153,7 +153,7 @@ export class Ioapic {
   /** The delayed part of an EOI, for each pin in turn. ioapic.c:kvm_ioapic_eoi_inject_work (6.1) */
   redeliver(pin: number): number {
     if (!this.levelTriggered(pin) || !(this.#irr & (1 << pin))) return 0;
-    return this.#service(pin, false);
+    return this.service(pin);
   }
 
   /** Raises a pin that the state from `loadFrom` has pending; no source holds it. ioapic.c:kvm_ioapic_inject_all (6.1) */
@@ -286,15 +286,16 @@ export class Ioapic {
     const bit = 1 << pin;
     const wasPending = (this.#irr & bit) !== 0;
     this.#irr |= bit;
-    if (!this.levelTriggered(pin)) {
+    const low = this.#low(pin);
+    if (!(low & LEVEL)) {
       this.#irrDelivered &= ~bit;
       if (wasPending) return 0;
     }
-    return this.#service(pin, lineStatus);
+    return this.#service(pin, low, lineStatus);
   }
 
-  #service(pin: number, lineStatus: boolean): number {
-    const low = this.#low(pin);
+  /** `low`: the lower half of the pin's entry */
+  #service(pin: number, low: number, lineStatus: boolean): number {
     if (low & MASK || (low & LEVEL && low & REMOTE_IRR)) return -1;
     const message = this.message;
     message.vector = low & 0xff;

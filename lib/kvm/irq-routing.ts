@@ -116,9 +116,20 @@ export class IrqRouting {
    * −1 where everyone ignored it.
    */
   setIrq(sourceId: number, gsi: number, level: boolean, lineStatus: boolean): number {
+    return this.#set(this.routes(gsi), sourceId, level, lineStatus);
+  }
+
+  /** Raises a GSI's line and lowers it again. */
+  pulse(sourceId: number, gsi: number): void {
+    const routes = this.routes(gsi);
+    this.#set(routes, sourceId, true, false);
+    this.#set(routes, sourceId, false, false);
+  }
+
+  #set(routes: Route | undefined, sourceId: number, level: boolean, lineStatus: boolean): number {
     const irq = this.#vm.arch.irq!;
     let result = -1;
-    for (let route = this.routes(gsi); route !== undefined; route = route.next) {
+    for (let route = routes; route !== undefined; route = route.next) {
       const answer = irq.setRoute(route, sourceId, level, lineStatus);
       if (answer >= 0) result = answer + Math.max(result, 0);
     }

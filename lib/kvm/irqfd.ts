@@ -154,8 +154,7 @@ export class IrqFd implements Waiter, BypassConsumer {
       routing.setIrq(KVM_IRQFD_RESAMPLE_IRQ_SOURCE_ID, this.gsi, true, false);
       return;
     }
-    routing.setIrq(KVM_USERSPACE_IRQ_SOURCE_ID, this.gsi, true, false);
-    routing.setIrq(KVM_USERSPACE_IRQ_SOURCE_ID, this.gsi, false, false);
+    routing.pulse(KVM_USERSPACE_IRQ_SOURCE_ID, this.gsi);
   }
 
   /** Leaves the wait queue, which takes the counter too, and lets what was left to inject happen. */

@@ -84,8 +84,7 @@ export class KvmPit implements Timer, AckNotifier, Work {
 
   #pulse(): void {
     const vm = this.#vm;
-    vm.routing.setIrq(PIT_IRQ_SOURCE_ID, PIT_GSI, true, false);
-    vm.routing.setIrq(PIT_IRQ_SOURCE_ID, PIT_GSI, false, false);
+    vm.routing.pulse(PIT_IRQ_SOURCE_ID, PIT_GSI);
     if (this.#irqchip === undefined) return;
     const { system, bus } = this.#irqchip;
     if (system.lapicsInNmiMode > 0) for (const lapic of bus.lapics) lapic.localDeliver(LVT0);
