@@ -12,7 +12,7 @@
  * milliseconds each.
  */
 import { type ChildProcess, fork } from "node:child_process";
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { build } from "esbuild";
@@ -36,6 +36,8 @@ const MUTATED = ["lib/hardware", "lib/kernel", "lib/kvm", "lib/vfio"];
 /** Specs of packaging, documents, browsers, the command line and the real kernel's binding: far from what is mutated. */
 const LEFT_OUT =
   /^spec\/(mutation|bench|browser|cli|native|package|vitest)\/|^spec\/(docs|readme|tidy)\.spec|^spec\/trace\/(format|record|strace)\.spec/;
+/** Every mutant's outcome, as they come; in order at the end. */
+const RESULTS = `${folder}/results.jsonl`;
 /** Milliseconds without a word from a worker, beyond the limit: it hangs. */
 const PATIENCE = 30000;
 
@@ -228,11 +230,13 @@ async function runFile(one: Instrumented): Promise<void> {
       here.push({ mutant: one.mutants[todo.shift()?.id as number], outcome: "timed out", ran: 0 });
   }
   results.push(...here);
+  appendFileSync(RESULTS, here.map(line).join(""));
   const lived = here.filter(({ outcome }) => outcome.startsWith("survived")).length;
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
   say(`${one.file}: ${here.length} mutants, ${lived} survived, ${seconds} s`);
 }
 
+writeFileSync(RESULTS, "");
 const queue = [...instrumented];
 await Promise.all(
   Array.from({ length: Number(values.jobs) }, async () => {
@@ -246,7 +250,7 @@ const lived = results.filter(({ outcome }) => outcome.startsWith("survived"));
 const open = lived.filter(({ mutant }) => isJudged(mutant) === undefined);
 writeFileSync(values.out, open.map(line).join(""));
 writeFileSync(
-  `${folder}/results.jsonl`,
+  RESULTS,
   results
     .sort((a, b) =>
       a.mutant.file < b.mutant.file ? -1 : a.mutant.file > b.mutant.file ? 1 : a.mutant.id - b.mutant.id,
