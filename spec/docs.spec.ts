@@ -53,9 +53,10 @@ const bundle = (source: string | { file: string }, outfile: string) =>
     logLevel: "silent",
   });
 
-function run(cwd: string, ...args: string[]): string {
+function run(cwd: string, args: string[], input = ""): string {
   const { status, stdout, stderr } = spawnSync(process.execPath, args, {
     cwd,
+    input,
     encoding: "utf8",
     env: { ...process.env, NO_COLOR: "1" },
   });
@@ -117,9 +118,10 @@ describe.each(guides)("%s", (guide) => {
       if (language === "sh") {
         let printed = "";
         for (const line of code.trim().split("\n")) {
-          const [npx, command, ...args] = line.split(" ");
+          const [words, from] = line.split(" < ");
+          const [npx, command, ...args] = words.split(" ");
           expect([npx, command]).toEqual(["npx", "fake-kvm"]);
-          printed += run(cwd, cli, ...args);
+          printed += run(cwd, [cli, ...args], from && readFileSync(join(cwd, from), "utf8"));
         }
         if (prints !== undefined) expect(printed).toBe(prints);
         return;
@@ -132,19 +134,18 @@ describe.each(guides)("%s", (guide) => {
       if (name !== undefined) return;
       if (!code.includes('"fake-kvm/vitest"')) {
         expect(prints).toBeDefined();
-        expect(run(cwd, file)).toBe(prints);
+        expect(run(cwd, [file])).toBe(prints);
         return;
       }
       writeFileSync(join(cwd, "config.mjs"), `export default { test: { include: ["block${i}.mjs"] } };`);
       const report = JSON.parse(
-        run(
-          cwd,
+        run(cwd, [
           resolve("node_modules/vitest/vitest.mjs"),
           "run",
           "--config",
           "config.mjs",
           "--reporter=json",
-        ),
+        ]),
       ) as { numPassedTests: number; numFailedTests: number };
       expect(report).toMatchObject({ numPassedTests: 1, numFailedTests: 0 });
     }, 60_000);

@@ -14,6 +14,7 @@ import { type FuzzOptions, fuzzCommand } from "./fuzz.ts";
 import { type Output, UsageError } from "./output.ts";
 import { type RecordCommandOptions, recordCommand } from "./record.ts";
 import { type ReplayCommandOptions, replayCommand } from "./replay.ts";
+import { type ServeOptions, serveCommand } from "./serve.ts";
 
 const USAGE = 2;
 /** that of package.json */
@@ -83,6 +84,18 @@ export function run(args: readonly string[], output: Output, later = false): num
     .option("--json", "print one JSON document")
     .action((options: { json?: boolean }) => {
       code = coverageCommand(options, output);
+    });
+  program
+    .command("serve")
+    .description(
+      "make system calls for another program: questions on standard input, answers on standard output",
+    )
+    .option("--host <name>", "one of the hosts that come along", "x86_64_6_18_pvm")
+    .option("--like <file>", "instead: the host that the header of a trace describes (*.jsonl)")
+    .option("--bare", "only the answers, without the header of a trace before them")
+    .action((options: ServeOptions) => {
+      if (!later) throw new UsageError("serve has to be awaited");
+      code = serveCommand(options, output).catch(failed);
     });
   program
     .command("example")

@@ -2,6 +2,7 @@
  * Traces: what real kernels answered. Parse them, replay them on a kernel, record and print them. Files are read and
  * written by `fake-kvm/trace/files`, which needs Node.
  */
+export { Answers, type Refusal } from "./answers.ts";
 export { compareBytes, compareResult } from "./compare.ts";
 export * from "./format.ts";
 export { hostHeader, type Names } from "./host-header.ts";

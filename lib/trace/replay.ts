@@ -673,7 +673,7 @@ function believed(declared: Request | undefined, argument: Uint8Array): number {
 }
 
 /** setrlimit's resources by name (include/uapi/asm-generic/resource.h, 6.1). */
-const resources: Record<string, number | undefined> = {
+export const resources: Record<string, number | undefined> = {
   RLIMIT_CPU: 0,
   RLIMIT_FSIZE: 1,
   RLIMIT_DATA: 2,
