@@ -37,7 +37,7 @@ function repeat(
     cpu.advance(RCX, -1);
     cpu.endRound();
     if (comparing && ((cpu.flags & ZF) !== 0) === (cpu.repeat === REPNE)) return;
-    if (cpu.roundsTrapped) {
+    if (cpu.roundsTrapped && round !== inRound && round !== outRound) {
       cpu.again = !counted(cpu);
       return;
     }
@@ -156,13 +156,14 @@ function readPort(cpu: Cpu, port: number, width: number, count: number): number 
   return value;
 }
 
-function writePort(cpu: Cpu, port: number, width: number, value: number): void {
+/** `restarts`: the instruction is done again after an exit. */
+function writePort(cpu: Cpu, port: number, width: number, value: number, restarts: boolean): void {
   const { memory } = cpu;
   if (cpu.stopped || memory.takeAnswer() >= 0) return;
   const { data } = memory;
   for (let i = 0; i < 4; i++) data[i] = value >>> (8 * i);
   if (cpu.bus.writePort(port, width, data, 0)) return;
-  if (cpu.options.portRestarts) memory.wait(EXIT_PORT_OUT, port, width);
+  if (restarts) memory.wait(EXIT_PORT_OUT, port, width);
   else memory.post(port, width, 0, true);
 }
 
@@ -177,7 +178,7 @@ export function portIn(cpu: Cpu, port: number, width: number): void {
 
 export function portOut(cpu: Cpu, port: number, width: number): void {
   if (cpu.stopped || !portAllowed(cpu, port, width)) return;
-  writePort(cpu, port, width, cpu.getRegister(width, RAX));
+  writePort(cpu, port, width, cpu.getRegister(width, RAX), cpu.options.portRestarts);
 }
 
 /**
@@ -211,7 +212,8 @@ function outRound(cpu: Cpu, width: number, step: number): void {
   cpu.addressRegister(RSI);
   const address = cpu.linear(source(cpu), cpu.eaLo, cpu.eaHi, width, READ);
   const value = cpu.stopped ? 0 : cpu.memory.read(address, width, cpu.user);
-  writePort(cpu, cpu.r16[4 * RDX], width, value);
+  // a string is always the emulator's: it is over before the exit (arch/x86/kvm/svm/svm.c:io_interception, 6.1)
+  writePort(cpu, cpu.r16[4 * RDX], width, value, false);
   cpu.advance(RSI, step);
 }
 

@@ -37,6 +37,12 @@ export class DebugRegisters {
   readonly bytes = new Uint8Array(STATE);
   /** KVM_GUESTDBG_*; 0 while nobody debugs */
   control = 0;
+  /**
+   * Where a processor runs the guest, its trap flag makes the steps: whether it is set for the debugger. It gets lost where
+   * KVM writes the flags, except at the place where the step was asked for (arch/x86/kvm/x86.c:__kvm_set_rflags, 6.1).
+   */
+  trapArmed = false;
+  #stepRip = 0;
   /** DR0 to DR7 as the debugger wants them */
   readonly guestDebug = new Uint8Array(64);
 
@@ -53,6 +59,17 @@ export class DebugRegisters {
 
   get singleSteps(): boolean {
     return (this.control & KVM_GUESTDBG_SINGLESTEP) !== 0;
+  }
+
+  /** KVM_SET_GUEST_DEBUG: a step is asked for at RIP, of which the low half is enough. */
+  armStep(rip: number): void {
+    this.trapArmed = this.singleSteps;
+    this.#stepRip = rip;
+  }
+
+  /** KVM writes the flags of a guest at RIP. */
+  flagsSet(rip: number): void {
+    this.trapArmed = this.singleSteps && rip === this.#stepRip;
   }
 
   /** INT3 ends KVM_RUN. */
@@ -113,6 +130,7 @@ function setGuestDebug(file: VcpuFile, user: Argument): number {
   }
   if (debug.singleSteps) registers.clearTrapFlag();
   debug.control = (control & KVM_GUESTDBG_ENABLE) === 0 ? 0 : control;
+  debug.armStep(registers.ripLo);
   debug.guestDebug.set(user.bytes.subarray(user.at + 8, user.at + KvmGuestDebug.size));
   return 0;
 }

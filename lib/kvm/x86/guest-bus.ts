@@ -378,6 +378,11 @@ export class GuestBus implements Bus {
 
   /** arch/x86/kvm/x86.c:kvm_emulate_hypercall (6.1). Missing: those that kick, yield to, or send IPIs to other vCPUs. */
   hypercall(): bigint | undefined {
+    const result = this.#answerHypercall();
+    return result === undefined || this.cpu.long ? result : BigInt.asUintN(32, result);
+  }
+
+  #answerHypercall(): bigint | undefined {
     const { cpu } = this;
     if (cpu.cpl !== 0) return HYPERCALL_FORBIDDEN;
     const { r64 } = cpu.state;

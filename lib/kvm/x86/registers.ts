@@ -184,6 +184,12 @@ export class Registers {
     const rflags = load32(this.regsBytes, RFLAGS);
     const dropped = this.#vcpu.vcpu.vm.host.behaviour.virtual8086Dropped ? RFLAGS_VM : 0;
     store32(this.regsBytes, RFLAGS, (rflags | RFLAGS_FIXED) & ~dropped);
+    this.#vcpu.debug.flagsSet(this.ripLo);
+  }
+
+  /** the low half of RIP */
+  get ripLo(): number {
+    return load32(this.regsBytes, RIP);
   }
 
   clearTrapFlag(): void {

@@ -10,8 +10,7 @@
  * answers −EINTR where nothing can ever wake it; a patient one (`Process.run`) answers ASLEEP, and is resumed. A guest that
  * runs on and on answers −EINTR after so many instructions as `guestPolicy` allows, as if a signal had come.
  *
- * Missing: SMM, asynchronous page faults. A step into the handler of
- * an exception stops after its first instruction, as where KVM's emulator runs the guest; a processor runs on to IRET.
+ * Missing: SMM, asynchronous page faults.
  */
 import { EAGAIN, EFAULT, EINTR, EINVAL } from "../../abi/errno.ts";
 import {
@@ -60,6 +59,7 @@ import {
   RF,
   RFLAGS,
   RIP,
+  RSP,
   SHADOW_MOV_SS,
   TF,
 } from "../../hardware/x86/state.ts";
@@ -136,6 +136,13 @@ const QUIRK_OUT_7E = 1 << 3;
 /** What the next entry has to finish. */
 type Unfinished = "nothing" | "port" | "mmio" | "writes" | "out" | "msr" | "hypercall";
 
+/** #DB, #UD, #AC and #MC come to KVM first (arch/x86/kvm/svm/svm.c:init_vmcb, 6.1) */
+const INTERCEPTED_EXCEPTIONS = new Set([1, 6, 17, 18]);
+/** registers of struct kvm_regs that instructions name */
+const GENERAL = 16;
+/** INS, OUTS, MOVS, CMPS, STOS, LODS, SCAS */
+const STRINGS = new Set([0x6c, 0x6d, 0x6e, 0x6f, 0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf]);
+
 /** An entry goes on. */
 const GO_ON = 1;
 /** instructions after which a patient run lets others go on */
@@ -159,9 +166,11 @@ export class Runner {
   /** whether the present run may answer ASLEEP, and whether it waits for INIT and SIPI */
   #patient = false;
   #starting = false;
-  /** RIP, by halves, and the flags of the instruction that waits for user space */
-  #waitingRip: readonly [number, number] = [0, 0];
+  /** the general registers, RIP, and the flags when an instruction began to wait for user space */
+  readonly #waiting = new Uint32Array(2 * (RIP + 1));
   #waitingFlags = 0;
+  /** registers that user space set meanwhile */
+  readonly #given = new Uint32Array(2 * GENERAL);
   readonly #breakpoints: Breakpoints;
   /** TF was set when the present instruction began */
   #trap = false;
@@ -210,6 +219,7 @@ export class Runner {
       vcpu.registers.cr8 = cr8;
     }
     loadRegisters(this.cpu.state, vcpu);
+    this.#takeTrapFlag();
     this.cpu.memory.physicalBits = vcpu.cpuid.physicalAddressBits;
     this.cpu.memory.refresh();
     this.#bus.badAddress = false;
@@ -235,10 +245,24 @@ export class Runner {
     return this.#page.immediateExit || (this.#patient && this.#vcpu.vcpu.kicked);
   }
 
+  /** The trap flag that makes steps is the debugger's: user space sees the flags without it. */
+  #takeTrapFlag(): void {
+    if (!this.#emulated && this.#vcpu.debug.trapArmed) this.cpu.state.r32[2 * RFLAGS] |= TF;
+  }
+
+  #hideTrapFlag(): void {
+    const { debug } = this.#vcpu;
+    const { r32 } = this.cpu.state;
+    if (this.#emulated || !debug.singleSteps) return;
+    debug.trapArmed = (r32[2 * RFLAGS] & TF) !== 0;
+    r32[2 * RFLAGS] &= ~TF;
+  }
+
   #leave(result: number): number {
     if (result > 0) return result;
     if (this.#starting) return this.#save(result);
     const vcpu = this.#vcpu;
+    this.#hideTrapFlag();
     storeRegisters(this.cpu.state, vcpu);
     vcpu.registers.sregs.cr8Lo = this.cpu.bus.readCr8();
     if (vcpu.lapic === undefined) vcpu.registers.cr8 = this.cpu.bus.readCr8();
@@ -466,7 +490,7 @@ export class Runner {
     const batch = this.#batch;
     const { memory } = cpu;
     const { nanosecondsPerInstruction } = this.#policy;
-    const steps = vcpu.debug.singleSteps;
+    const steps = this.#emulated && vcpu.debug.singleSteps;
     const breakpoints = this.#breakpoints;
     memory.watch = undefined;
     for (let count = 0; count < batch; count++) {
@@ -478,7 +502,7 @@ export class Runner {
         if (hit >= 0) return hit;
       }
       this.#trap = (cpu.state.r32[2 * RFLAGS] & TF) !== 0;
-      cpu.roundsTrapped = !this.#emulated && (this.#trap || steps || memory.watch !== undefined);
+      cpu.roundsTrapped = !this.#emulated && (this.#trap || memory.watch !== undefined);
       const stop = cpu.step();
       if (stop !== RUNNING) return this.#stopped(stop);
       if (
@@ -515,9 +539,13 @@ export class Runner {
     if (memory.postedCount !== 0) {
       this.#posted = 0;
       this.#unfinished = "writes";
+      this.#emulatorSetFlags();
       return this.#showPosted();
     }
-    const cause = this.#breakpoints.touched | (this.#trap || vcpu.debug.singleSteps ? DR6_BS : 0);
+    const steps = this.#trap || (this.#emulated && vcpu.debug.singleSteps);
+    // MOV SS and POP SS hold back a trap; that of a step is lost (SDM volume 3, 6.8.3)
+    if (!this.#emulated && cpu.state.shadow === SHADOW_MOV_SS) return -1;
+    const cause = this.#breakpoints.touched | (steps ? DR6_BS : 0);
     this.#breakpoints.touched = 0;
     if (cause !== 0) {
       const trapped = this.#debugException(cause, byKvm || this.#emulated);
@@ -539,6 +567,16 @@ export class Runner {
     if (this.#emulated) return -1;
     this.#page.exitReason = KVM_EXIT_SET_TPR;
     return 0;
+  }
+
+  /** KVM's emulator did an instruction in the processor's place: the trap flag of a debugger is lost. */
+  #emulatorSetFlags(): void {
+    const { debug } = this.#vcpu;
+    const { r32 } = this.cpu.state;
+    if (this.#emulated || !debug.singleSteps) return;
+    debug.flagsSet(r32[2 * RIP]);
+    if (debug.trapArmed) r32[2 * RFLAGS] |= TF;
+    else r32[2 * RFLAGS] &= ~TF;
   }
 
   /**
@@ -694,8 +732,9 @@ export class Runner {
   #remember(unfinished: Unfinished): void {
     const { r32 } = this.cpu.state;
     this.#unfinished = unfinished;
-    this.#waitingRip = [r32[2 * RIP], r32[2 * RIP + 1]];
-    this.#waitingFlags = r32[2 * RFLAGS];
+    this.#waiting.set(r32.subarray(0, this.#waiting.length));
+    const hidden = !this.#emulated && this.#vcpu.debug.singleSteps ? TF : 0;
+    this.#waitingFlags = r32[2 * RFLAGS] & ~hidden;
   }
 
   /**
@@ -704,13 +743,28 @@ export class Runner {
    */
   #returnToWaiting(unfinished: Unfinished): boolean {
     const { r32 } = this.cpu.state;
-    const [lo, hi] = this.#waitingRip;
+    const lo = this.#waiting[2 * RIP];
+    const hi = this.#waiting[2 * RIP + 1];
     const moved = r32[2 * RIP] !== lo || r32[2 * RIP + 1] !== hi;
     if (!this.#emulated && unfinished !== "mmio") return !moved;
     r32[2 * RIP] = lo;
     r32[2 * RIP + 1] = hi;
     r32[2 * RFLAGS] = this.#waitingFlags;
+    this.#given.set(r32.subarray(0, this.#given.length));
     return true;
+  }
+
+  /**
+   * Registers that user space set while an instruction waited stay: what the emulator puts into the one that it had decoded
+   * is lost (emulator_invalidate_register_cache; live 6.18 and 6.1). Strings and the stack count on from them.
+   */
+  #keepGiven(): void {
+    const { r32 } = this.cpu.state;
+    if (STRINGS.has(this.cpu.opcode) || this.#given.every((half, i) => half === this.#waiting[i])) return;
+    const [rspLo, rspHi] = [r32[2 * RSP], r32[2 * RSP + 1]];
+    r32.set(this.#given);
+    r32[2 * RSP] = rspLo;
+    r32[2 * RSP + 1] = rspHi;
   }
 
   /** Hands over what user space answered, and runs the instruction that waits: 1 to go on, 0 for another exit. */
@@ -758,9 +812,16 @@ export class Runner {
         cpu.msrValue = BigInt.asUintN(cpu.long ? 64 : 32, this.#page.hypercallResult);
         break;
     }
+    if (!this.#emulated) {
+      // the emulator remembers the guest's flag, whoever skips an instruction looks at the one that is there
+      this.#trap = (cpu.state.r32[2 * RFLAGS] & TF) !== 0;
+      if (unfinished === "mmio") this.#trap ||= this.#vcpu.debug.singleSteps;
+    }
     const stop = cpu.step();
     if (stop !== RUNNING) return this.#stopped(stop);
+    if (this.#emulated || unfinished === "mmio") this.#keepGiven();
     const result = this.#stepped(true);
+    if (unfinished === "mmio" || STRINGS.has(cpu.opcode)) this.#emulatorSetFlags();
     return result < 0 ? GO_ON : result;
   }
 
@@ -837,8 +898,14 @@ export class Runner {
     if (vector === PAGE_FAULT) memory.storeFaultAddress();
     if (cpu.refused && this.#emulated) this.#noteRefusal(cpu.startLinear);
     // real mode has no error codes
-    vcpu.events.queueException(vector, errorCode >= 0 && cpu.state.protectedMode ? errorCode : undefined);
-    return 1;
+    const code = cpu.state.protectedMode ? errorCode : -1;
+    if (this.#emulated || INTERCEPTED_EXCEPTIONS.has(vector)) {
+      vcpu.events.queueException(vector, code >= 0 ? code : undefined);
+      return GO_ON;
+    }
+    // the processor goes to the handler itself, and KVM does not hear of it
+    if (isFault(vector)) cpu.state.r32[2 * RFLAGS] |= RF;
+    return this.#deliver(vector, "exception", code) || vcpu.events.tripleFault ? GO_ON : 0;
   }
 
   /** kvm_check_and_inject_events: false where it ended in an exit or a triple fault. */
