@@ -3,10 +3,12 @@
  * is killed if a test fails; what survives is a gap in the tests, or no change at all.
  *
  *     npm run mutation -- [--only PREFIX,…] [--specs PREFIX,…] [--sample N] [--seed N] [--limit MS] [--jobs N] [--out FILE]
+ *                         [--again RESULTS]
  *
  * Every mutant is taken, or a uniform sample of N. One that has survived `limit` milliseconds of tests, the likely
  * killers first, counts as survived: the score is a lower bound. Survivors go to a file, a JSON line each; those that
- * stand in spec/mutation/judged.json with a reason are left out of it.
+ * stand in spec/mutation/judged.json with a reason are left out of it. `again` puts only those to the tests anew that
+ * survived in an earlier run (dist/mutation/results.jsonl): after tests were added.
  *
  * Stryker's own runner starts vitest anew for each mutant, some seconds each; here tests run in one process, some
  * milliseconds each.
@@ -28,6 +30,7 @@ const { values } = parseArgs({
     seed: { type: "string", default: "1" },
     limit: { type: "string", default: "1000" },
     jobs: { type: "string", default: "2" },
+    again: { type: "string", default: "" },
     out: { type: "string", default: "dist/mutation/survivors.jsonl" },
   },
 });
@@ -163,7 +166,32 @@ interface Result {
   ran: number;
 }
 const results: Result[] = [];
-const chosen = new Set(sampled(all, Number(values.sample), Number(values.seed)));
+const chosen =
+  values.again === "" ? new Set(sampled(all, Number(values.sample), Number(values.seed))) : survivors();
+
+/** Survivors of an earlier run, wherever their lines have moved; every other outcome of it is kept. */
+function survivors(): Set<Mutant> {
+  const before: (Mutant & Omit<Result, "mutant">)[] = readFileSync(values.again, "utf8")
+    .trim()
+    .split("\n")
+    .map((text) => JSON.parse(text));
+  const found = new Set<Mutant>();
+  const byId = new Map(all.map((mutant) => [`${mutant.file} ${mutant.id}`, mutant]));
+  for (const { outcome, by, ran, ...mutant } of before) {
+    const same = byId.get(`${mutant.file} ${mutant.id}`);
+    const alike = (one: Mutant | undefined): boolean =>
+      one?.source === mutant.source &&
+      one.mutator === mutant.mutator &&
+      one.original === mutant.original &&
+      one.replacement === mutant.replacement;
+    const there = alike(same) ? same : all.find((one) => one.file === mutant.file && alike(one));
+    if (there === undefined) continue;
+    if (outcome.startsWith("survived")) found.add(there);
+    else results.push({ mutant: there, outcome, ran, ...(by === undefined ? {} : { by }) });
+  }
+  say(`${found.size} survived before`);
+  return found;
+}
 
 /** One file's mutants: a bundle for it, and workers until each mutant has its outcome. */
 async function runFile(one: Instrumented): Promise<void> {
@@ -274,7 +302,7 @@ function interval(share: number, n: number): string {
 const percent = (share: number): string => `${(share * 100).toFixed(1)} %`;
 
 function table(): string {
-  const sample = chosen.size < all.length;
+  const sample = results.length < all.length;
   const folders = new Map<string, Result[]>();
   const add = (name: string, result: Result): void => {
     const list = folders.get(name) ?? [];
