@@ -30,6 +30,7 @@ export interface Difference {
   readonly late: boolean;
 }
 
+/** What a comparison has seen. */
 export interface Counts {
   calls: number;
   /** how often each call was answered how: "0" stands for every success */

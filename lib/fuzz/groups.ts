@@ -939,4 +939,5 @@ export const groups: Readonly<Record<string, fc.Arbitrary<Operation>>> = {
   ...vcpuGroups,
 };
 
+/** The names of the groups of operations that random programs draw from. */
 export const groupNames: readonly string[] = Object.keys(groups);

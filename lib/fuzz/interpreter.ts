@@ -46,6 +46,7 @@ export interface Step {
   readonly operation: number;
 }
 
+/** What the caller does for a program. */
 export interface RunOptions {
   /** waits until the kernel has nothing deferred left */
   settle?: (process: Syscalls) => void;

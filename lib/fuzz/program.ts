@@ -40,6 +40,7 @@ export type Part =
   /** FPU and XCRs: after a guest ran, it follows the host's processor which parts XSAVE calls in use */
   | "fpu";
 
+/** One operation of a random program. */
 export type Operation =
   | {
       readonly op: "ioctl";
@@ -102,6 +103,7 @@ export type Operation =
       readonly parts: readonly Part[];
     };
 
+/** A random program: plain data. */
 export type Program = readonly Operation[];
 
 /** A program as text, one operation a line. */

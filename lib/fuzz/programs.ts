@@ -8,6 +8,7 @@ import { opensKvm } from "./interpreter.ts";
 import type { Operation, Part, Program } from "./program.ts";
 import { hexValue } from "./values.ts";
 
+/** Which programs are drawn. */
 export interface ProgramOptions {
   /** the groups to draw from; all by default */
   groups?: readonly string[];
@@ -49,6 +50,7 @@ export const pit: Operation = {
   bytes: "00".repeat(64),
 };
 
+/** Where the interrupt controllers of a VM are: in the kernel, split, or nowhere. */
 export type Controllers = "kernel" | "split" | "none";
 const someControllers = fc.oneof(
   { weight: 7, arbitrary: fc.constant<Controllers>("kernel") },

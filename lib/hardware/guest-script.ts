@@ -30,6 +30,7 @@ export type Access =
 
 /** What is yielded is an access, what comes back is the value that it read, 0 where it reads nothing. */
 export type Script = Generator<Access, void, number>;
+/** Interrupt handlers by vector. */
 export type Handlers = ReadonlyMap<number, () => Script>;
 
 const load =
@@ -45,23 +46,36 @@ const output =
   (width: 1 | 2 | 4) =>
   (port: number, value: number): Access => ({ does: "out", port, width, value });
 
+/** Loads a byte of physical memory, or of a device. */
 export const load8 = load(1);
+/** Loads 2 bytes. */
 export const load16 = load(2);
+/** Loads 4 bytes. */
 export const load32 = load(4);
+/** Stores a byte. */
 export const store8 = store(1);
+/** Stores 2 bytes. */
 export const store16 = store(2);
+/** Stores 4 bytes. */
 export const store32 = store(4);
+/** Stores 8 bytes. */
 export const store64 = (address: number, value: bigint): Access => ({
   does: "store",
   address,
   width: 8,
   value,
 });
+/** Reads a byte of a port. */
 export const in8 = input(1);
+/** Reads 2 bytes of a port. */
 export const in16 = input(2);
+/** Reads 4 bytes of a port. */
 export const in32 = input(4);
+/** Writes a byte to a port. */
 export const out8 = output(1);
+/** Writes 2 bytes to a port. */
 export const out16 = output(2);
+/** Writes 4 bytes to a port. */
 export const out32 = output(4);
 /** Sleeps until an interrupt. */
 export const halt = (): Access => ({ does: "halt" });

@@ -29,6 +29,7 @@ import {
 import { load16, load32, store16, store32 } from "../abi/struct.ts";
 import type { MsiMessage } from "./interrupt-remapping.ts";
 
+/** The MSI capability of a function: what is programmed, masked, pending. */
 export class Msi {
   readonly capability: number;
   readonly wide: boolean;

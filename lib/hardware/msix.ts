@@ -16,6 +16,7 @@ export const MSIX_ENTRY_SIZE = 16;
 const VECTOR_CONTROL = 12;
 const MASK = 1;
 
+/** The MSI-X capability of a function: its table and pending bits. */
 export class Msix {
   /** vectors, 1..2048 */
   readonly vectors: number;

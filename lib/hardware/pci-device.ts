@@ -51,6 +51,7 @@ import { Msix } from "./msix.ts";
 import { findCapability } from "./pci-capabilities.ts";
 import { writableBits } from "./pci-writable.ts";
 
+/** A BAR: `size` in bytes. */
 export interface PciBar {
   readonly index: number;
   /** bytes, a power of two */
@@ -64,6 +65,7 @@ export interface PciBar {
 /** How a function can be reset, in the order in which the host tries. */
 export type ResetMethod = "device_specific" | "acpi" | "flr" | "af_flr" | "pm" | "bus" | "cxl_bus";
 
+/** What a function is made of. */
 export interface PciDeviceOptions {
   /** "0000:00:05.0" */
   address: string;
@@ -93,6 +95,7 @@ export interface PciWires {
   message(device: PciDevice, message: MsiMessage): void;
 }
 
+/** A PCI function: configuration space, BARs, interrupts, resets; what its registers do is a model. */
 export class PciDevice {
   readonly address: string;
   readonly config: Uint8Array;

@@ -49,6 +49,7 @@ export type CapabilityImage =
   /** any other: its id, and the bytes behind id and next pointer */
   | { kind: "raw"; id: number; bytes: readonly number[] };
 
+/** A capability in the extended configuration space, from 0x100 on. */
 export interface ExtendedImage {
   id: number;
   version?: number;
@@ -56,6 +57,7 @@ export interface ExtendedImage {
   bytes: readonly number[];
 }
 
+/** What a configuration space is made of. */
 export interface PciImage {
   vendor?: number;
   device?: number;

@@ -5,6 +5,7 @@
  */
 import type { PciDevice, PciModel } from "./pci-device.ts";
 
+/** A register of 4 bytes: what a read answers, what a write does. */
 export interface Register {
   /** missing: reads as what was last written */
   read?(device: PciDevice): number;

@@ -19,7 +19,9 @@ const MMAP_BASE = 0x7fff_f7ff_f000;
 /** The lowest address that mmap hands out (vm.mmap_min_addr). */
 const MMAP_MIN = 0x10000;
 
+/** mmap, mprotect: may be read. */
 export const PROT_READ = 1;
+/** mmap, mprotect: may be written. */
 export const PROT_WRITE = 2;
 
 /** Device memory behind a mapping: every access of the program arrives here with its width. */
@@ -31,6 +33,7 @@ export interface DeviceMemory {
 
 /** What an access to a mapping may end in instead of a value. */
 export const SIGBUS = "SIGBUS";
+/** The access takes SIGSEGV: nothing is mapped there, or not for this. */
 export const SIGSEGV = "SIGSEGV";
 
 /** What a file's mmap gives: plain bytes, or device memory. */
@@ -91,6 +94,7 @@ export class Mapping {
   }
 }
 
+/** The memory of one process, and what a pointer in a system call reaches. */
 export class AddressSpace {
   /** by address, ascending, never overlapping */
   /** bytes of a page: 4096, on some POWER and ARM hosts 65536 */

@@ -5,6 +5,7 @@
 import { errnoName } from "../abi/errno.ts";
 import type { Syscalls } from "./syscalls.ts";
 
+/** A failed system call as an exception, shaped like Node's: `code` "EBADF", `errno` −9, `syscall` "close". */
 export class LinuxError extends Error {
   /** "EBUSY" */
   readonly code: string;

@@ -8,6 +8,7 @@ export interface Timer {
   fire(now: number): void;
 }
 
+/** The virtual clock of a host, in nanoseconds since boot. */
 export class Clock {
   /** nanoseconds since boot (CLOCK_MONOTONIC) */
   now: number;

@@ -4,6 +4,7 @@
  */
 export type FaultKind = "allocation" | "interrupt";
 
+/** Faults on demand: allocations that fail, calls that a signal interrupts. */
 export class Faults {
   /** how many chances there were, per kind: a clean run counts them, then each can be made to fail in turn */
   readonly seen: Record<FaultKind, number> = { allocation: 0, interrupt: 0 };

@@ -2,6 +2,7 @@
 import { EMFILE } from "../abi/errno.ts";
 import type { File } from "./file.ts";
 
+/** The descriptors of one process; the lowest free number is given first. */
 export class FdTable {
   #files: (File | undefined)[] = [];
   #closeOnExec: boolean[] = [];

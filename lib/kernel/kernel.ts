@@ -21,6 +21,7 @@ export interface KernelBehaviour {
   readonly epollIoctl: boolean;
 }
 
+/** How a kernel is made. */
 export interface KernelOptions {
   /** the newest release's, where none is given */
   behaviour?: KernelBehaviour;
@@ -41,6 +42,7 @@ export interface KernelOptions {
 
 const newest: KernelBehaviour = { eventfdExactWrite: true, epollIoctl: true };
 
+/** What every process of a host shares: the clock, deferred work, faults, device nodes. */
 export class Kernel {
   readonly clock: Clock;
   readonly work: WorkQueue;

@@ -105,6 +105,7 @@ class NullFile extends File {
   }
 }
 
+/** How a process begins. */
 export interface ProcessOptions {
   encoding?: Encoding;
   /** the first free descriptor; below it are files of no interest (standard input, output, error) */

@@ -24,8 +24,10 @@ const UNBLOCKABLE = signalSet(9) | signalSet(19);
 /** A set without those that cannot be blocked. */
 export const blockable = (set: bigint): bigint => BigInt.asUintN(64, set) & ~UNBLOCKABLE;
 
+/** What a program does about a signal: a function that is told its number, or nothing. */
 export type SignalHandler = ((signal: number) => void) | "ignored";
 
+/** Signals of a process: which wait, which are blocked, who handles them. */
 export class Signals {
   /** that were sent and are not handled yet */
   waiting = 0n;

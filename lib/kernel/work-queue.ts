@@ -16,6 +16,7 @@ export interface Work {
   run(): void;
 }
 
+/** Who runs deferred work when a call is about to return. */
 export type Policy = (queue: WorkQueue) => void;
 
 /** Everything runs before the call returns. */
@@ -23,6 +24,7 @@ export const inOrder: Policy = (queue) => queue.drain();
 /** Nothing runs by itself. */
 export const byHand: Policy = () => {};
 
+/** Deferred work of a kernel: named items, the oldest first. */
 export class WorkQueue {
   #items: Work[] = [];
   policy: Policy;

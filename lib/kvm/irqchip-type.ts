@@ -20,6 +20,7 @@ import type { VmFile } from "./vm.ts";
 /** Points to a u32: a type of KVM_CREATE_DEVICE. */
 export const KVM_SET_IRQCHIP_TYPE = io(KVMIO, 0xef);
 
+/** What KVM_RUN does before the announced controller exists. */
 export type IrqchipProposal = "refuse" | "refuse unconnected" | "run";
 
 /** EFAULT; EEXIST: announced already; EBUSY: a controller exists; ENODEV: this host has no such controller. */

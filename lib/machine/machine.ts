@@ -24,6 +24,7 @@ import type { ArchName, Profile } from "./profile.ts";
 import { writeSysfs } from "./sysfs.ts";
 import { createVfio, hasVfio } from "./vfio.ts";
 
+/** What of a host is the test's matter, and not the profile's. */
 export interface MachineOptions {
   /** who runs deferred work, and when: before a call returns (the default), by hand, … */
   policy?: Policy;
@@ -42,6 +43,7 @@ const taskSizes: Partial<Record<ArchName, { taskSize: number }>> = {
   arm64: { taskSize: 2 ** 48 },
 };
 
+/** A host: made from a profile, it gives processes whose system calls it answers. */
 export class Machine {
   readonly profile: Profile;
   readonly kernel: Kernel;

@@ -42,6 +42,7 @@ const IRQ_MOVE_CLEANUP_VECTOR = 0x20;
 const LOCAL_TIMER_VECTOR = 0xec;
 const POSTED_MSI_VECTOR = 0xeb;
 
+/** Makes the model of a device: what its registers do. */
 export type ModelFactory = (device: PciDevice) => PciModel;
 
 /** Models by "vendor:device". */
@@ -69,6 +70,7 @@ interface DeviceDescription extends VfioDeviceDescription {
   readonly big_endian?: boolean;
 }
 
+/** The PCI devices of a host, as a test sees them. */
 export class MachinePci implements PciHardware {
   readonly irqs: HostIrqs;
   readonly nointxmask: boolean;

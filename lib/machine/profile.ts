@@ -7,8 +7,10 @@ import type { IrqchipProposal } from "../kvm/irqchip-type.ts";
 import { completed } from "./builtin.ts";
 import { factsOf, type HeaderFacts } from "./facts.ts";
 
+/** An architecture, as headers of traces call it. */
 export type ArchName = "x86_64" | "arm64" | "ppc64le" | "riscv64";
 
+/** A host as data: architecture, release, flavour of KVM, capabilities, facts, devices. */
 export interface Profile {
   readonly arch: ArchName;
   /** "6.18" */

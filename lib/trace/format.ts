@@ -68,15 +68,18 @@ interface Answered extends Numbered {
   errno?: string;
 }
 
+/** open(2): `flags` in hex; `ret` is the descriptor. */
 export interface OpenLine extends Answered {
   call: "open";
   path: string;
   flags: string;
 }
+/** close(2). */
 export interface CloseLine extends Answered {
   call: "close";
   fd: number;
 }
+/** dup(2): `ret` is the new descriptor. */
 export interface DupLine extends Answered {
   call: "dup";
   fd: number;
@@ -94,6 +97,10 @@ export interface TraceDeref {
   out?: string;
   volatile?: VolatileRange[];
 }
+/**
+ * ioctl(2): the argument is a value (`arg`), an address (`argmap`) or bytes (`in`), and `out` is what they were
+ * afterwards.
+ */
 export interface IoctlLine extends Answered {
   call: "ioctl";
   fd: number;
@@ -116,6 +123,7 @@ export interface IoctlLine extends Answered {
   /** made from a forked child that shares the descriptors, not the address space */
   process?: "child";
 }
+/** read(2) or pread(2) of at most `count` bytes. */
 export interface ReadLine extends Answered {
   call: "read" | "pread";
   fd: number;
@@ -125,6 +133,7 @@ export interface ReadLine extends Answered {
   out?: string;
   volatile?: VolatileRange[];
 }
+/** write(2) or pwrite(2). */
 export interface WriteLine extends Answered {
   call: "write" | "pwrite";
   fd: number;
@@ -132,6 +141,7 @@ export interface WriteLine extends Answered {
   /** of a pwrite */
   offset?: string;
 }
+/** mmap(2): `length` in bytes, `offset` in hex. */
 export interface MmapLine extends Answered {
   call: "mmap";
   length: number;
@@ -142,10 +152,12 @@ export interface MmapLine extends Answered {
   /** the name of the mapping from then on; absent where it failed */
   map?: string;
 }
+/** munmap(2) of a whole mapping. */
 export interface MunmapLine extends Answered {
   call: "munmap";
   map: string;
 }
+/** The program read its own memory. */
 export interface PeekLine extends Numbered {
   call: "peek";
   map: string;
@@ -158,6 +170,7 @@ export interface PeekLine extends Numbered {
   signal?: string;
   volatile?: VolatileRange[];
 }
+/** The program wrote its own memory. */
 export interface PokeLine extends Numbered {
   call: "poke";
   map: string;
@@ -166,22 +179,26 @@ export interface PokeLine extends Numbered {
   width?: number;
   signal?: string;
 }
+/** eventfd2(2): `ret` is the descriptor. */
 export interface Eventfd2Line extends Answered {
   call: "eventfd2";
   initval: number;
   flags: string;
 }
+/** poll(2): `revents` is the answer, `timeout` in milliseconds. */
 export interface PollLine extends Answered {
   call: "poll";
   fds: { fd: number; events: number; revents: number }[];
   timeout: number;
 }
+/** fcntl(2). */
 export interface FcntlLine extends Answered {
   call: "fcntl";
   fd: number;
   cmd: number;
   arg: string;
 }
+/** setrlimit(2), the soft limit. */
 export interface SetrlimitLine extends Answered {
   call: "setrlimit";
   /** by name: RLIMIT_NOFILE, RLIMIT_MEMLOCK */
@@ -190,9 +207,11 @@ export interface SetrlimitLine extends Answered {
   /** the program gave CAP_IPC_LOCK up before: the limit counts for it */
   without_cap_ipc_lock?: boolean;
 }
+/** The program waited until the kernel had no deferred work left. */
 export interface SettleLine extends Numbered {
   call: "settle";
 }
+/** A comment; a replay skips it. */
 export interface NoteLine extends Numbered {
   call: "note";
   text: string;
@@ -218,8 +237,10 @@ export type AnsweredLine =
   | PollLine
   | FcntlLine
   | SetrlimitLine;
+/** One line of a trace, whatever it called. */
 export type TraceLine = AnsweredLine | PeekLine | PokeLine | SettleLine | NoteLine | EventLine;
 
+/** A parsed trace. */
 export interface Trace {
   /** where it came from, for reports */
   name: string;

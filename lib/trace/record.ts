@@ -39,6 +39,7 @@ export interface Recordable extends Syscalls {
   kick?(fd: number): void;
 }
 
+/** What the recorder has to know of the kernel behind it. */
 export interface RecordOptions {
   /** whose request numbers the kernel takes */
   arch?: Arch;

@@ -61,8 +61,10 @@ export interface KernelUnderTest {
   unmodelledReads?(): readonly { offset: number; length: number }[];
 }
 
+/** Builds the kernel under test from the header of a trace. */
 export type KernelFactory = (header: TraceHeader) => KernelUnderTest;
 
+/** How a trace is replayed. */
 export interface ReplayOptions {
   /** builds the kernel under test from the header; the default is the machine that the header describes */
   kernel?: KernelFactory;
@@ -84,6 +86,7 @@ export interface Difference {
   threw: boolean;
 }
 
+/** What a replay found; every call counts once, as identical, different or known. */
 export interface ReplayResult {
   name: string;
   /** the release of the recorded kernel */

@@ -33,6 +33,7 @@ import {
 } from "./names.ts";
 import { requestOf } from "./requests.ts";
 
+/** How much of each line is printed. */
 export interface StraceOptions {
   /** print arrays and bytes in whole */
   full?: boolean;

@@ -21,8 +21,10 @@ import { WatchedLapic } from "./watch-lapic.ts";
 import { WatchedXics, WatchedXive } from "./watch-power.ts";
 import type { WatchedVcpu } from "./watched.ts";
 
+/** What a test can leave behind. */
 export type Leftover = "descriptors" | "work" | "interrupts";
 
+/** The host of one test, which knows what is left behind on it. */
 export class TestHost {
   readonly machine: Machine;
   readonly #processes: Process[] = [];

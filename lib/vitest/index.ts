@@ -35,6 +35,7 @@ declare module "vitest" {
 expect.extend({ toFailWith, toHaveDelivered });
 expect.addSnapshotSerializer(serializer);
 
+/** What a test gets. */
 export interface HostFixtures {
   /** the host to build */
   profile: Profile;

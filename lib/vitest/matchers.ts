@@ -8,6 +8,7 @@ import { LinuxError } from "../kernel/checked.ts";
 import { TestHost } from "./host.ts";
 import { hex, WatchedVcpu } from "./watched.ts";
 
+/** What a matcher answers vitest. */
 export interface MatcherResult {
   readonly pass: boolean;
   readonly message: () => string;

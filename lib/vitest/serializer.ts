@@ -93,6 +93,7 @@ export function printTrace({ header = SOME_HEADER, lines }: Recorded): string {
   return lines.map((line) => strace.line(line)).join("\n");
 }
 
+/** For `expect.addSnapshotSerializer`: structs and recordings. */
 export const serializer = {
   test: (value: unknown): boolean => isStruct(value) || isRecorded(value),
   serialize: (value: unknown): string =>

@@ -19,6 +19,7 @@ import type { Co, Linux } from "./co.ts";
 import type { Irqchip } from "./irqchip.ts";
 import { setIrqs } from "./vfio-pci.ts";
 
+/** How an interrupt is forwarded. */
 export interface ForwardedOptions {
   readonly forwarded: boolean;
   readonly masks: boolean;

@@ -12,6 +12,7 @@ import type { Message } from "./route-table.ts";
 const ENTRY = 16;
 const CONTROL = 12;
 
+/** MSI-X of an assigned device for a guest that remaps interrupts itself. */
 export class RemappedMsix {
   readonly #host: HostMsix;
   readonly #device: PciDevice;

@@ -30,6 +30,7 @@ export interface MsiMapper {
   releaseMsiRoute(gsi: number): Co<number>;
 }
 
+/** How routes for messages are given out. */
 export interface IrqchipOptions {
   readonly routing: "table" | "linear" | "none";
   /** KVM_CAP_IRQ_ROUTING */

@@ -12,6 +12,7 @@ import type { Message } from "./route-table.ts";
 /** Writes 32 bits of guest memory. */
 export type GuestWrite = (address: number, value: number) => void;
 
+/** What a vector is made of. */
 export interface MsiVectorOptions {
   readonly linux: Linux;
   readonly bridge: HostBridge;
@@ -22,6 +23,7 @@ export interface MsiVectorOptions {
   readonly write: GuestWrite;
 }
 
+/** One vector of a device, emulated or assigned, and where its message goes. */
 export class MsiVector {
   readonly #options: MsiVectorOptions;
   /** where the device's interrupts go */

@@ -29,6 +29,7 @@ export const kvmPolicies = [
   "empty",
 ] as const;
 export const vfioPolicies = ["vector 0", "dynamic"] as const;
+/** When MSI-X is turned on in the host, and with which vectors. */
 export type MsixPolicy = (typeof kvmPolicies)[number] | (typeof vfioPolicies)[number];
 
 /** The device's MSI-X as the host gives it to a VMM. */
@@ -55,6 +56,7 @@ interface Entry {
   masked: boolean;
 }
 
+/** What it is made of. */
 export interface AssignedMsixOptions {
   readonly vectors: number;
   readonly policy: MsixPolicy;
@@ -63,6 +65,7 @@ export interface AssignedMsixOptions {
   readonly raw?: RawMsix;
 }
 
+/** MSI-X of an assigned device, between the guest's table and the host. */
 export class AssignedMsix {
   readonly entries: readonly Entry[];
   enabled = false;

@@ -27,6 +27,7 @@ export interface PinRoute {
   readonly pin: number;
 }
 
+/** The GSI routing table of a VM, as user space keeps it. */
 export class RouteTable {
   /** GSIs are below this */
   readonly gsis: number;

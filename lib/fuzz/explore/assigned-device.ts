@@ -59,6 +59,7 @@ export function hostWithDevice(vectors: number, host: Readonly<Record<string, un
   };
 }
 
+/** An assigned PCI device with its two sides: hardware, and the VFIO descriptor of the VMM. */
 export class AssignedDevice {
   readonly process: Process;
   /** descriptor of the device */

@@ -23,12 +23,14 @@ import {
   replayChooser,
 } from "./strategies.ts";
 
+/** How the next order is chosen: by chance, by priorities that change (PCT), all with few preemptions, or one again. */
 export type Strategy =
   | "random"
   | { pct: { depth: number } }
   | { exhaustive: { preemptions?: number } }
   | { replay: readonly string[] };
 
+/** How orders are chosen, and how many. */
 export interface ExploreOptions extends Omit<RunOptions, "log"> {
   strategy?: Strategy;
   /** at most so many runs; exhaustive search ends by itself, the others need it (1,000) */
@@ -49,6 +51,7 @@ export interface Counterexample {
   readonly steps: readonly Step[];
 }
 
+/** How many orders were run, and the smallest in which the program went wrong. */
 export interface ExploreResult {
   readonly runs: number;
   /** every schedule within the bound was run */

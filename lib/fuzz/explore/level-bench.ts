@@ -54,6 +54,7 @@ export interface LevelVmm {
  */
 export type HandlerStep = "ack" | "eoi" | "mask" | "unmask" | "later" | readonly ["route", number];
 
+/** What guest and device do. */
 export interface LevelOptions {
   /** the handler of each vCPU */
   handlers: readonly (readonly HandlerStep[])[];
@@ -77,6 +78,7 @@ interface Cpu {
   readonly lapic: Lapic;
 }
 
+/** A device with a level interrupt, a guest, and KVM, around a VMM that is to be tried. */
 export class LevelBench {
   readonly process: Process;
   readonly calls: Calls;

@@ -36,6 +36,7 @@ export type ModeStep =
   | readonly ["on" | "off", "msi" | "msix"]
   | readonly ["intx", "disable" | "enable"];
 
+/** What guest and device do. */
 export interface ModeOptions {
   guest: readonly ModeStep[];
   /** how often the device raises its interrupt */
@@ -46,6 +47,7 @@ export interface ModeOptions {
 /** Where configuration space begins in the device's file. */
 const CONFIG = 7 * 2 ** 40;
 
+/** An assigned device whose interrupts change between INTx, MSI and MSI-X, around a VMM that is to be tried. */
 export class ModeBench {
   readonly process: Process;
   readonly calls: Calls;

@@ -130,6 +130,7 @@ interface VectorState {
   underMask: number;
 }
 
+/** What guest and device do. */
 export interface BenchOptions {
   vectors: number;
   /** what the guest does; several scripts: several vCPUs at the same time */
@@ -151,6 +152,7 @@ export interface BenchOptions {
   profile?: Profile;
 }
 
+/** A device with MSI-X, a guest, and KVM, around a VMM that is to be tried. */
 export class MsixBench {
   readonly process: Process;
   readonly calls: Calls;

@@ -8,12 +8,14 @@ import type { Process } from "../../kernel/process.ts";
 import { VcpuFile } from "../../kvm/vcpu.ts";
 import type { X86Vcpu } from "../../kvm/x86/vcpu.ts";
 
+/** One interrupt that came. */
 export interface Delivery {
   readonly vector: number;
   /** as `now()` of the receiver says */
   readonly step: number;
 }
 
+/** Counts the interrupts that local APICs are given. */
 export class Receiver {
   readonly deliveries: Delivery[] = [];
   /** counts the steps of the run: whoever owns the run moves it on */

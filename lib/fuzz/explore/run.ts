@@ -24,6 +24,7 @@ export interface World {
   final?(): string | undefined;
 }
 
+/** A program to explore: `setup` makes a fresh world for each run. */
 export interface Program {
   readonly name: string;
   setup(): World;
@@ -46,12 +47,14 @@ export type Chooser = (enabled: readonly Enabled[], current: number, step: numbe
 /** A chooser's answer: what could follow was seen in another run, this one may end. */
 export const PRUNED = -2;
 
+/** What went wrong, and after how many steps. */
 export interface Failure {
   readonly reason: string;
   /** how many steps had been made */
   readonly step: number;
 }
 
+/** One step, for reports. */
 export interface Step {
   readonly actor: string;
   readonly label: string;
@@ -59,6 +62,7 @@ export interface Step {
   readonly result: number | undefined;
 }
 
+/** How a run ended. */
 export interface Outcome {
   readonly steps: number;
   readonly failure: Failure | undefined;
@@ -68,6 +72,7 @@ export interface Outcome {
   readonly log: Step[];
 }
 
+/** Limits of a run. */
 export interface RunOptions {
   /** a run ends after so many steps, and that is no failure */
   maxSteps?: number;

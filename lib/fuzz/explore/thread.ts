@@ -28,6 +28,7 @@ export interface Op<T = unknown> {
   touches?(): readonly unknown[];
 }
 
+/** A thread: a generator that yields each of its steps. */
 export type Thread<R = void> = Generator<Op, R, unknown>;
 
 /** A step of its own for something that is no system call: a device raising its line, a guest's instruction. */
