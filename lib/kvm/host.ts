@@ -29,6 +29,10 @@ export interface Arm64Behaviour {
   readonly armEventsNeedInit: boolean;
   /** a VM has attributes: the filter of SMCCC calls */
   readonly armVmAttributes: boolean;
+  /** a filter of no SMCCC functions from 0 on answers EINVAL; before, it is one of all of them */
+  readonly armEmptyFilterRefused: boolean;
+  /** KVM_ARM_GET_REG_WRITABLE_MASKS: more identification registers, and more of their bits, may be changed */
+  readonly armMoreWritableIds: boolean;
   /** the timers of a hypervisor inside the guest have interrupts, and all of them are fixed by the first run */
   readonly armHypTimers: boolean;
   /** all vCPUs of a VM have the same features */
@@ -108,6 +112,10 @@ export interface X86Behaviour {
   readonly memoryAttributes: boolean;
   /** KVM_CAP_X86_DISABLE_EXITS and a VM's KVM_SET_TSC_KHZ come before the first vCPU */
   readonly settledByVcpus: boolean;
+  /** a TSC that user space writes is compared with what user space wrote before, not with what a vCPU started with */
+  readonly tscOfUserFirst: boolean;
+  /** a guest without the feature of an MSR is told of as one who asks for an unknown MSR, not for a bad value */
+  readonly unsupportedMsrUnknown: boolean;
   /** KVM_GET_ONE_REG, KVM_SET_ONE_REG and KVM_GET_REG_LIST are known */
   readonly x86OneReg: boolean;
   /** MSRs that stand for a feature are there only where CPUID shows it */
@@ -124,6 +132,10 @@ export interface KvmBehaviour extends Arm64Behaviour, X86Behaviour {
   readonly irqfdExclusive: boolean;
   /** KVM_CREATE_VCPU looks at the whole id; before, at its low 32 bits */
   readonly vcpuIdUncut: boolean;
+  /** files without a name, as a vCPU's, may not be mapped as code */
+  readonly anonymousNoexec: boolean;
+  /** KVM_TRACE_ENABLE, _PAUSE and _DISABLE are unknown; before, they answer EOPNOTSUPP */
+  readonly kvmTraceForgotten: boolean;
   /** POWER: DEXCR, HASHKEYR and HASHPKEYR are known to KVM_GET_ONE_REG, and MMCR3 keeps what is written to it */
   readonly ppcDexcr: boolean;
 }

@@ -42,6 +42,18 @@ export const behaviourTable: readonly Row[] = [
       "virt/kvm/kvm_main.c:kvm_vm_ioctl_create_vcpu; traces: arm64-kvm-6.1/vcpu-create cuts to 32 bits, -6.12 does not",
   },
   {
+    behaviour: "anonymousNoexec",
+    since: "6.16",
+    source:
+      "fs/anon_inodes.c:anon_inodefs_init_fs_context; live 6.18: EPERM, traces: arm64-kvm-6.12/request_features 0; the releases between are not recorded",
+  },
+  {
+    behaviour: "kvmTraceForgotten",
+    since: "6.9",
+    source:
+      "virt/kvm/kvm_main.c:kvm_dev_ioctl; traces: arm64-kvm-6.1/request_sweep-system EOPNOTSUPP, -6.12 EINVAL; the releases between are not recorded",
+  },
+  {
     behaviour: "ppcDexcr",
     since: "6.11",
     source:
@@ -238,6 +250,18 @@ export const behaviourTable: readonly Row[] = [
       "virt/kvm/kvm_main.c:kvm_vm_ioctl_set_mem_attributes; traces: x86_64-svm-6.1/special ENOTTY, -6.12 EINVAL",
   },
   {
+    behaviour: "tscOfUserFirst",
+    since: "6.7",
+    source:
+      "arch/x86/kvm/x86.c:kvm_synchronize_tsc; traces: x86_64-svm-6.1/run_clock: a TSC of 12345 joins the one before, 6.12 and 6.18: not",
+  },
+  {
+    behaviour: "unsupportedMsrUnknown",
+    since: "6.18",
+    source:
+      "traces: x86_64-svm-6.1/run_msr_exits reason 1, x86_64-kvm-6.18-more/run_msr_exits reason 2; 6.12 as 6.1, the releases between are not known",
+  },
+  {
     behaviour: "settledByVcpus",
     since: "6.17",
     source:
@@ -365,6 +389,18 @@ export const behaviourTable: readonly Row[] = [
     behaviour: "armVmAttributes",
     since: "6.4",
     source: "arch/arm64/kvm/arm.c:kvm_vm_has_attr; traces: arm64-kvm-6.1/gicv2-system EINVAL, -6.12 0",
+  },
+  {
+    behaviour: "armEmptyFilterRefused",
+    since: "7.2",
+    source:
+      "arch/arm64/kvm/hypercalls.c:kvm_smccc_set_filter; traces: arm64-kvm-6.12/request_features EEXIST, -7.2 EINVAL; the releases between are not recorded",
+  },
+  {
+    behaviour: "armMoreWritableIds",
+    since: "7.2",
+    source:
+      "arch/arm64/kvm/sys_regs.c:kvm_vm_ioctl_get_reg_writable_masks; traces: arm64-kvm-6.12/request_features, -7.2; the releases between are not recorded",
   },
   {
     behaviour: "armHypTimers",

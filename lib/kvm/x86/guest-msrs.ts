@@ -10,8 +10,10 @@ import type { Cpuid } from "./cpuid.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 const EAX = 12;
+const EBX = 16;
 const ECX = 20;
 const EDX = 24;
+const SPEC_CTRL = 0x48;
 const MCG_CTL = 0x17b;
 
 interface Row {
@@ -29,8 +31,14 @@ const never = (): boolean => false;
 
 const INVAL = KVM_MSR_EXIT_REASON_INVAL;
 const UNKNOWN = KVM_MSR_EXIT_REASON_UNKNOWN;
+/** the guest lacks the feature: UNKNOWN in newer releases, INVAL before */
+const UNSUPPORTED = 0;
 const hasRdtscp = bit(0x8000_0001, 0, EDX, 27);
 const hasRdpid = bit(7, 0, ECX, 22);
+/** SPEC_CTRL, or AMD's IBRS, STIBP, SSBD (guest_has_spec_ctrl_msr) */
+const hasSpecCtrl = (cpuid: Cpuid): boolean =>
+  bit(7, 0, EDX, 26)(cpuid) ||
+  (cpuid.register(0x8000_0008, 0, EBX) & ((1 << 14) | (1 << 15) | (1 << 24))) !== 0;
 const hasXfd = bit(0xd, 1, EAX, 4);
 
 /** What a guest may not that user space may. */
@@ -38,28 +46,33 @@ const rows: ReadonlyMap<number, Row> = new Map<number, Row>([
   [0x34, { reason: INVAL, access: "write", may: never }], // SMI_COUNT
   [0x3a, { reason: UNKNOWN, access: "both", may: bit(1, 0, ECX, 5) }], // FEAT_CTL: VMX
   [0xce, { reason: INVAL, access: "write", may: never }], // PLATFORM_INFO
-  [0x10a, { reason: UNKNOWN, access: "both", may: bit(7, 0, EDX, 29) }], // ARCH_CAPABILITIES
+  [0x10a, { reason: UNSUPPORTED, access: "both", may: bit(7, 0, EDX, 29) }], // ARCH_CAPABILITIES
   [0x1c4, { reason: INVAL, access: "both", may: hasXfd }], // XFD
   [0x1c5, { reason: INVAL, access: "both", may: hasXfd }], // XFD_ERR
-  [0x345, { reason: UNKNOWN, access: "both", may: bit(1, 0, ECX, 15) }], // PERF_CAPABILITIES: PDCM
+  [0x345, { reason: UNSUPPORTED, access: "both", may: bit(1, 0, ECX, 15) }], // PERF_CAPABILITIES: PDCM
   [0xda0, { reason: INVAL, access: "read", may: bit(0xd, 1, EAX, 3) }], // XSS: XSAVES
   [0xc000_0103, { reason: INVAL, access: "both", may: (cpuid) => hasRdtscp(cpuid) || hasRdpid(cpuid) }], // TSC_AUX
   [0xc000_0104, { reason: INVAL, access: "both", may: bit(0x8000_000a, 0, EDX, 4) }], // TSC_RATIO
 ]);
 
-/** MSRs that are there to be written by user space alone. */
+/** LASTBRANCH and LASTINT are read */
+const branchRecords: readonly (readonly [number, number])[] = [[0x1db, 0x1de]];
+/** MSRs that are there to be written by user space alone: ARCH_CAPABILITIES, XSS where pvm has none of it */
 const writtenByUser: readonly (readonly [number, number])[] = [
   [0x10a, 0x10a],
-  [0x1db, 0x1de],
+  [0xda0, 0xda0],
 ];
 
 /** Why a guest may not make an access that user space may make, KVM_MSR_EXIT_REASON_*, or 0. */
-export function refusedToGuest({ cpuid, mce }: X86Vcpu, index: number, writing: boolean): number {
+export function refusedToGuest({ cpuid, mce, vcpu }: X86Vcpu, index: number, writing: boolean): number {
   if (index === MCG_CTL) return mce.hasControl ? 0 : INVAL;
-  if (writing && isIn(writtenByUser, index)) return UNKNOWN;
+  const { flavour, behaviour } = vcpu.vm.host;
+  if (index === SPEC_CTRL) return flavour === "pvm" || hasSpecCtrl(cpuid) ? 0 : INVAL;
+  if (writing && isIn(branchRecords, index)) return UNKNOWN;
+  if (writing && isIn(writtenByUser, index)) return behaviour.unsupportedMsrUnknown ? UNKNOWN : INVAL;
   const row = rows.get(index);
   if (row === undefined || row.access === (writing ? "read" : "write") || row.may(cpuid)) return 0;
-  return row.reason;
+  return row.reason === UNSUPPORTED ? (behaviour.unsupportedMsrUnknown ? UNKNOWN : INVAL) : row.reason;
 }
 
 /**

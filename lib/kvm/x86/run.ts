@@ -140,6 +140,10 @@ type Unfinished = "nothing" | "port" | "mmio" | "writes" | "out" | "msr" | "hype
 const INTERCEPTED_EXCEPTIONS = new Set([1, 6, 17, 18]);
 /** registers of struct kvm_regs that instructions name */
 const GENERAL = 16;
+/** INS, OUTS: KVM's emulator does them everywhere */
+const PORT_STRINGS = new Set([0x6c, 0x6d, 0x6e, 0x6f]);
+/** those, RDMSR, WRMSR and moves to control registers: what is wrong with them is told by KVM */
+const DONE_BY_KVM = new Set([...PORT_STRINGS, 0x122, 0x130, 0x132]);
 /** INS, OUTS, MOVS, CMPS, STOS, LODS, SCAS */
 const STRINGS = new Set([0x6c, 0x6d, 0x6e, 0x6f, 0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf]);
 
@@ -174,6 +178,8 @@ export class Runner {
   readonly #breakpoints: Breakpoints;
   /** TF was set when the present instruction began */
   #trap = false;
+  /** the emulator finishes an instruction in the processor's place */
+  #finishing = false;
   /** HLT was executed, and nobody has halted yet */
   #haltRequested = false;
   readonly #instruction = new Uint8Array(INSTRUCTION_BYTES);
@@ -536,10 +542,11 @@ export class Runner {
     const vcpu = this.#vcpu;
     if (cpu.refused && this.#emulated) this.#noteRefusal(cpu.startLinear);
     if (cpu.halted) this.#haltRequested = true;
+    if (PORT_STRINGS.has(cpu.opcode)) this.#flagsWritten();
     if (memory.postedCount !== 0) {
       this.#posted = 0;
       this.#unfinished = "writes";
-      this.#emulatorSetFlags();
+      this.#flagsWritten();
       return this.#showPosted();
     }
     const steps = this.#trap || (this.#emulated && vcpu.debug.singleSteps);
@@ -569,8 +576,8 @@ export class Runner {
     return 0;
   }
 
-  /** KVM's emulator did an instruction in the processor's place: the trap flag of a debugger is lost. */
-  #emulatorSetFlags(): void {
+  /** KVM wrote the flags, most often because its emulator did an instruction: the trap flag of a debugger is lost. */
+  #flagsWritten(): void {
     const { debug } = this.#vcpu;
     const { r32 } = this.cpu.state;
     if (this.#emulated || !debug.singleSteps) return;
@@ -817,11 +824,14 @@ export class Runner {
       this.#trap = (cpu.state.r32[2 * RFLAGS] & TF) !== 0;
       if (unfinished === "mmio") this.#trap ||= this.#vcpu.debug.singleSteps;
     }
+    this.#finishing = unfinished === "mmio";
     const stop = cpu.step();
-    if (stop !== RUNNING) return this.#stopped(stop);
+    const ended = stop === RUNNING ? GO_ON : this.#stopped(stop);
+    this.#finishing = false;
+    if (stop !== RUNNING) return ended;
     if (this.#emulated || unfinished === "mmio") this.#keepGiven();
     const result = this.#stepped(true);
-    if (unfinished === "mmio" || STRINGS.has(cpu.opcode)) this.#emulatorSetFlags();
+    if (unfinished === "mmio") this.#flagsWritten();
     return result < 0 ? GO_ON : result;
   }
 
@@ -899,7 +909,8 @@ export class Runner {
     if (cpu.refused && this.#emulated) this.#noteRefusal(cpu.startLinear);
     // real mode has no error codes
     const code = cpu.state.protectedMode ? errorCode : -1;
-    if (this.#emulated || INTERCEPTED_EXCEPTIONS.has(vector)) {
+    const byKvm = this.#emulated || this.#finishing || DONE_BY_KVM.has(cpu.opcode);
+    if (byKvm || INTERCEPTED_EXCEPTIONS.has(vector)) {
       vcpu.events.queueException(vector, code >= 0 ? code : undefined);
       return GO_ON;
     }
@@ -914,7 +925,10 @@ export class Runner {
     const { exception, nmi, interrupt } = events;
     const { state } = this.cpu;
     if (exception.injected || exception.pending) {
-      if (exception.pending && isFault(exception.vector)) state.r32[2 * RFLAGS] |= RF;
+      if (exception.pending && isFault(exception.vector)) {
+        state.r32[2 * RFLAGS] |= RF;
+        this.#flagsWritten();
+      }
       if (exception.pending && exception.vector === DB_VECTOR) state.c32[2 * DR7] &= ~DR7_GD;
       exception.pending = false;
       exception.injected = false;

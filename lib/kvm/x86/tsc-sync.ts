@@ -32,7 +32,7 @@ export class TscSync {
     const now = vcpu.vcpu.vm.kernel.clock.now;
     const data = value ?? 0n;
     let continues = data === 0n;
-    if (!continues && this.#setByUser) {
+    if (!continues && (this.#setByUser || !vcpu.vcpu.vm.host.behaviour.tscOfUserFirst)) {
       const hertz = BigInt(vcpu.tscKhz) * KHZ;
       const elapsed = (BigInt(Math.floor(now - this.#lastTime)) * hertz) / NANOSECONDS;
       const expected = BigInt.asUintN(64, this.#lastWrite + elapsed);
