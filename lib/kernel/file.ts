@@ -29,6 +29,7 @@ export const EPOLLWRNORM = 0x100;
 /** What poll reports for a file without a poll operation (include/linux/poll.h, 6.1). */
 export const DEFAULT_POLLMASK = EPOLLIN | EPOLLOUT | EPOLLRDNORM | EPOLLWRNORM;
 
+/** An open file description; what a kind of file does not define answers as Linux does by default. */
 export abstract class File {
   readonly kernel: Kernel;
   /** access mode and status flags (O_NONBLOCK), as F_GETFL shows them */
