@@ -41,7 +41,13 @@ const attr = (...on: FileKind[]): Record<string, readonly FileKind[]> => ({
 /** Where an architecture knows a shared request on fewer kinds of file (arch/…/kvm and its Kconfig, 6.1; traces). */
 const narrower: Record<Arch, Record<string, readonly FileKind[]>> = {
   x86_64: attr("device", "vcpu", "system"),
-  arm64: { ...attr("device", "vm", "vcpu"), KVM_ENABLE_CAP: ["vm"], KVM_INTERRUPT: [] },
+  arm64: {
+    ...attr("device", "vm", "vcpu"),
+    KVM_GET_DEVICE_ATTR: ["device", "vcpu"],
+    KVM_ENABLE_CAP: ["vm"],
+    KVM_INTERRUPT: [],
+    KVM_PRE_FAULT_MEMORY: [],
+  },
   // book3s: neither MSI routes nor coalesced MMIO, and the interrupt controllers are devices
   ppc64le: {
     ...attr("device"),
@@ -51,6 +57,13 @@ const narrower: Record<Arch, Record<string, readonly FileKind[]>> = {
     KVM_REGISTER_COALESCED_MMIO: [],
     KVM_UNREGISTER_COALESCED_MMIO: [],
     KVM_GET_REG_LIST: [],
+    KVM_CLEAR_DIRTY_LOG: [],
+    KVM_GET_MP_STATE: [],
+    KVM_CREATE_GUEST_MEMFD: [],
+    KVM_PRE_FAULT_MEMORY: [],
+    // an e500's, and a POWER 970's until 3.19
+    KVM_DIRTY_TLB: [],
+    KVM_ALLOCATE_RMA: [],
   },
   riscv64: { ...attr("device"), KVM_ENABLE_CAP: ["vm"], KVM_CREATE_IRQCHIP: [] },
 };

@@ -64,7 +64,7 @@ export interface VcpuArch {
   /** KVM_RUN. `patient`: it may answer ASLEEP or BUSY (kernel/long-call.ts), and `resume` goes on with it. */
   run(patient: boolean): number;
   resume?(): number;
-  /** KVM_ENABLE_CAP on the vCPU */
-  enableCap(capability: number, flags: number, args: readonly bigint[], process: Process): number;
+  /** KVM_ENABLE_CAP on the vCPU, where that is known (vcpu.ts:vcpuCapIoctls) */
+  enableCap?(capability: number, flags: number, args: readonly bigint[], process: Process): number;
   destroy(): void;
 }

@@ -4,7 +4,7 @@
  *
  * Missing: fallocate and the private half of memory; mapping works where GUEST_MEMFD_FLAG_MMAP was given.
  */
-import { EBADF, EFAULT, EINVAL, EMFILE, ENODEV, ENOMEM, ENOTTY } from "../abi/errno.ts";
+import { EBADF, EFAULT, EINVAL, EMFILE, ENODEV, ENOMEM } from "../abi/errno.ts";
 import {
   GUEST_MEMFD_FLAG_MMAP,
   KVM_CAP_GUEST_MEMFD,
@@ -96,10 +96,10 @@ export function bindGuestMemfd(
 
 /** EFAULT; EINVAL for unknown flags, no size, a size that is not whole pages or negative; EMFILE, ENOMEM. */
 function createGuestMemfd(file: VmFile, user: Argument, process: Process): number {
-  if (!file.vm.host.systemCapabilities.has(KVM_CAP_GUEST_MEMFD)) return -ENOTTY;
+  const { vm } = file;
+  if (!vm.host.systemCapabilities.has(KVM_CAP_GUEST_MEMFD)) return vm.host.arch.unknownVmIoctl;
   if (!user.readable(KvmCreateGuestMemfd.size)) return -EFAULT;
   const { size, flags } = KvmCreateGuestMemfd.decode(user.bytes, user.at);
-  const { vm } = file;
   const allowed = BigInt(vm.host.vmCapabilities.get(KVM_CAP_GUEST_MEMFD_FLAGS) ?? 0);
   if ((flags & ~allowed) !== 0n) return -EINVAL;
   if (size === 0n || size >> 63n !== 0n || size % BigInt(PAGE_SIZE) !== 0n) return -EINVAL;

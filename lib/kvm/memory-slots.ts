@@ -7,10 +7,11 @@
  *
  * Missing: memory attributes (KVM_SET_MEMORY_ATTRIBUTES); the bytes of a guest_memfd as the guest's memory.
  */
-import { EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENOTTY, ENXIO } from "../abi/errno.ts";
+import { EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENXIO } from "../abi/errno.ts";
 import {
   KVM_CAP_GUEST_MEMFD,
   KVM_CAP_USER_MEMORY2,
+  KVM_CLEAR_DIRTY_LOG,
   KVM_MEM_GUEST_MEMFD,
   KVM_MEM_LOG_DIRTY_PAGES,
   KVM_MEM_READONLY,
@@ -23,6 +24,7 @@ import { load32 } from "../abi/struct.ts";
 import type { Argument } from "../kernel/argument.ts";
 import type { Process } from "../kernel/process.ts";
 import { copyOut } from "./copy-out.ts";
+import type { Entry } from "./dispatch.ts";
 import { bindGuestMemfd } from "./guest-memfd.ts";
 import type { Vm, VmFile } from "./vm.ts";
 
@@ -295,10 +297,10 @@ export function setUserMemoryRegion(file: VmFile, user: Argument): number {
 
 /**
  * KVM_SET_USER_MEMORY_REGION2: 160 bytes, the first 32 as above. KVM_MEM_GUEST_MEMFD ties the slot to pages of a guest
- * memfd, where the host has those (6.18). ENOTTY where the request is not known (before 6.8).
+ * memfd, where the host has those (6.18). Before 6.8 the request is not known.
  */
 export function setUserMemoryRegion2(file: VmFile, user: Argument, process: Process): number {
-  if (!file.vm.host.systemCapabilities.has(KVM_CAP_USER_MEMORY2)) return -ENOTTY;
+  if (!file.vm.host.systemCapabilities.has(KVM_CAP_USER_MEMORY2)) return file.vm.host.arch.unknownVmIoctl;
   if (!user.readable(KvmUserspaceMemoryRegion2.size)) return -EFAULT;
   const { vm } = file;
   if ((vm.host.vmCapabilities.get(KVM_CAP_GUEST_MEMFD) ?? 0) === 0) return setRegion(vm, user);
@@ -340,7 +342,7 @@ export function getDirtyLog(file: VmFile, user: Argument): number {
 }
 
 /** KVM_CLEAR_DIRTY_LOG: `struct kvm_clear_dirty_log`, 24 bytes. */
-export function clearDirtyLog(file: VmFile, user: Argument): number {
+function clearDirtyLog(file: VmFile, user: Argument): number {
   if (!user.readable(KvmClearDirtyLog.size)) return -EFAULT;
   const log = KvmClearDirtyLog.at(user.bytes, user.at);
   return file.vm.slots.clearDirtyLog(
@@ -350,3 +352,6 @@ export function clearDirtyLog(file: VmFile, user: Argument): number {
     user.pointer(Number(log.dirty_bitmap)),
   );
 }
+
+/** On architectures that clear dirty bits page by page: x86 and arm64 (CONFIG_KVM_GENERIC_DIRTYLOG_READ_PROTECT). */
+export const clearDirtyLogIoctls: readonly Entry<VmFile>[] = [[KVM_CLEAR_DIRTY_LOG, clearDirtyLog]];

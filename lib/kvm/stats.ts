@@ -10,7 +10,15 @@
  * `values`.
  */
 import { EFAULT } from "../abi/errno.ts";
-import { KVM_GET_STATS_FD, KvmStatsDesc, KvmStatsHeader } from "../abi/kvm.ts";
+import {
+  KVM_GET_STATS_FD,
+  KVM_STATS_TYPE_INSTANT,
+  KVM_STATS_TYPE_LOG_HIST,
+  KVM_STATS_UNIT_BOOLEAN,
+  KVM_STATS_UNIT_SECONDS,
+  KvmStatsDesc,
+  KvmStatsHeader,
+} from "../abi/kvm.ts";
 import { store64 } from "../abi/struct.ts";
 import type { Argument } from "../kernel/argument.ts";
 import { File, O_RDONLY } from "../kernel/file.ts";
@@ -32,6 +40,45 @@ export interface StatDescriptor {
 }
 
 const NAME_SIZE = 48;
+const LOG_HISTOGRAM_BUCKETS = 32;
+
+/** Counters of one value each that follow what is in front of them. */
+export function counters(before: readonly StatDescriptor[], names: readonly string[]): StatDescriptor[] {
+  const start = Math.max(0, ...before.map(({ offset, size }) => offset + size * 8));
+  return names.map((name, i) => ({ name, flags: 0, exponent: 0, size: 1, offset: start + i * 8 }));
+}
+
+/** What every architecture counts for a VM (include/linux/kvm_host.h:KVM_GENERIC_VM_STATS, 6.1). */
+export const genericVmStats: readonly StatDescriptor[] = counters(
+  [],
+  ["remote_tlb_flush", "remote_tlb_flush_requests"],
+);
+
+const polls = counters(
+  [],
+  ["halt_successful_poll", "halt_attempted_poll", "halt_poll_invalid", "halt_wakeup"],
+);
+const nanoseconds = { flags: KVM_STATS_UNIT_SECONDS, exponent: -9 };
+const times = counters(polls, ["halt_poll_success_ns", "halt_poll_fail_ns", "halt_wait_ns"]).map((stat) => ({
+  ...stat,
+  ...nanoseconds,
+}));
+const histograms = ["halt_poll_success_hist", "halt_poll_fail_hist", "halt_wait_hist"].map((name, i) => ({
+  name,
+  flags: KVM_STATS_TYPE_LOG_HIST | KVM_STATS_UNIT_SECONDS,
+  exponent: -9,
+  size: LOG_HISTOGRAM_BUCKETS,
+  offset: 8 * (polls.length + times.length + i * LOG_HISTOGRAM_BUCKETS),
+}));
+const waits = [...polls, ...times, ...histograms];
+/** What every architecture counts for a vCPU (include/linux/kvm_host.h:KVM_GENERIC_VCPU_STATS, 6.1). */
+export const genericVcpuStats: readonly StatDescriptor[] = [
+  ...waits,
+  ...counters(waits, ["blocking"]).map((stat) => ({
+    ...stat,
+    flags: KVM_STATS_TYPE_INSTANT | KVM_STATS_UNIT_BOOLEAN,
+  })),
+];
 
 /** Everything in front of the data. */
 function describe(id: string, descriptors: readonly StatDescriptor[]): Uint8Array {

@@ -2,7 +2,7 @@
  * /dev/kvm (virt/kvm/kvm_main.c:kvm_dev_ioctl, 6.1). An argument where none belongs answers EINVAL, and so does a
  * request that is not known: this file never answers ENOTTY.
  */
-import { EINVAL, EMFILE, ENOMEM } from "../abi/errno.ts";
+import { EINVAL, EMFILE, ENOMEM, EOPNOTSUPP } from "../abi/errno.ts";
 import {
   KVM_API_VERSION,
   KVM_CHECK_EXTENSION,
@@ -10,6 +10,7 @@ import {
   KVM_GET_API_VERSION,
   KVM_GET_VCPU_MMAP_SIZE,
 } from "../abi/kvm.ts";
+import { KVM_TRACE_DISABLE, KVM_TRACE_ENABLE, KVM_TRACE_PAUSE } from "../abi/kvm-legacy.ts";
 import type { Argument } from "../kernel/argument.ts";
 import { File } from "../kernel/file.ts";
 import type { Process } from "../kernel/process.ts";
@@ -45,6 +46,9 @@ function createVm(file: KvmSystem, user: Argument, process: Process): number {
   return process.install(new VmFile(new Vm(file.host, process.mm, user.low)), true);
 }
 
+/** Tracing, gone since 2.6.29: known by name until it was forgotten. */
+const trace = ({ host }: KvmSystem): number => (host.behaviour.kvmTraceForgotten ? -EINVAL : -EOPNOTSUPP);
+
 const common: readonly Entry<KvmSystem>[] = [
   [KVM_GET_API_VERSION, (_file, user) => (user.value !== 0 ? -EINVAL : KVM_API_VERSION)],
   [KVM_CREATE_VM, createVm],
@@ -52,6 +56,7 @@ const common: readonly Entry<KvmSystem>[] = [
     KVM_CHECK_EXTENSION,
     (file, user) => (user.value > 0xffff_ffff ? 0 : (file.host.systemCapabilities.get(user.low) ?? 0)),
   ],
+  ...[KVM_TRACE_ENABLE, KVM_TRACE_PAUSE, KVM_TRACE_DISABLE].map((request) => [request, trace] as const),
   [KVM_GET_VCPU_MMAP_SIZE, (file, user) => (user.value !== 0 ? -EINVAL : file.host.vcpuMmapSize)],
 ];
 

@@ -15,6 +15,7 @@ import type { KvmArch, VcpuArch } from "./arch.ts";
 import { DirtyRing } from "./dirty-ring.ts";
 import { type Entry, handlerOf, type Table, table } from "./dispatch.ts";
 import { checkAnnouncedIrqchip } from "./irqchip-type.ts";
+import { signalMaskIoctls } from "./signal-mask.ts";
 import type { Vm } from "./vm.ts";
 
 /** KVM_DIRTY_LOG_PAGE_OFFSET on x86 and arm64, in pages */
@@ -133,14 +134,14 @@ export class VcpuFile extends File {
     this.kernel.stir();
   }
 
-  /** Any range may be mapped; a page with nothing behind it takes SIGBUS. The dirty ring must be shared. */
+  /** Any range may be mapped; a page with nothing behind it takes SIGBUS. The dirty ring must be shared, and no code. */
   override mmap(offset: number, length: number, prot: number, shared: boolean): Backing | number {
-    // anonymous inodes are mounted without exec (mm/mmap.c:do_mmap, path_noexec, 6.1)
-    if ((prot & PROT_EXEC) !== 0) return -EPERM;
     const vm = this.vcpu.vm;
+    if ((prot & PROT_EXEC) !== 0 && vm.host.behaviour.anonymousNoexec) return -EPERM;
     const ringStart = DIRTY_RING_PAGE * PAGE_SIZE;
     const inRing = (at: number) => at >= ringStart && at < ringStart + vm.dirtyRingSize;
-    if ((inRing(offset) || inRing(offset + length - PAGE_SIZE)) && !shared) return -EINVAL;
+    const asPages = shared && (prot & PROT_EXEC) === 0;
+    if ((inRing(offset) || inRing(offset + length - PAGE_SIZE)) && !asPages) return -EINVAL;
     const pages = this.vcpu.pages;
     if (offset + length <= pages.length) return { bytes: pages.subarray(offset, offset + length) };
     if (inRing(offset) && offset + length <= ringStart + vm.dirtyRingSize)
@@ -193,8 +194,10 @@ function either(first: Beyond, second: Beyond): Beyond {
 function enableCap(file: VcpuFile, user: Argument, process: Process): number {
   if (!user.readable(KvmEnableCap.size)) return -EFAULT;
   const { cap, flags, args } = KvmEnableCap.decode(user.bytes, user.at);
-  return file.vcpu.arch!.enableCap(cap, flags, args, process);
+  return file.vcpu.arch!.enableCap!(cap, flags, args, process);
 }
+/** For architectures whose vCPUs know it. */
+export const vcpuCapIoctls: readonly Entry<VcpuFile>[] = [[KVM_ENABLE_CAP, enableCap]];
 
 const common: readonly Entry<VcpuFile>[] = [
   [
@@ -207,7 +210,7 @@ const common: readonly Entry<VcpuFile>[] = [
       return vcpu.arch!.run(false);
     },
   ],
-  [KVM_ENABLE_CAP, enableCap],
+  ...signalMaskIoctls,
 ];
 
 const tables = new WeakMap<KvmArch, Table<VcpuFile>>();

@@ -2,7 +2,6 @@
 import { EINVAL } from "../abi/errno.ts";
 import {
   KVM_CHECK_EXTENSION,
-  KVM_CLEAR_DIRTY_LOG,
   KVM_CREATE_DEVICE,
   KVM_CREATE_VCPU,
   KVM_ENABLE_CAP,
@@ -19,10 +18,11 @@ import type { KvmArch } from "./arch.ts";
 import { assignmentIoctls } from "./assigned-device.ts";
 import { registerCoalescedMmio, unregisterCoalescedMmio } from "./coalesced-mmio.ts";
 import { createDevice } from "./device.ts";
+import { dirtyRingIoctls } from "./dirty-ring.ts";
 import { type Entry, type Table, table } from "./dispatch.ts";
 import { ioeventfd } from "./ioeventfd.ts";
 import { KVM_SET_IRQCHIP_TYPE, setIrqchipType } from "./irqchip-type.ts";
-import { clearDirtyLog, getDirtyLog, setUserMemoryRegion, setUserMemoryRegion2 } from "./memory-slots.ts";
+import { getDirtyLog, setUserMemoryRegion, setUserMemoryRegion2 } from "./memory-slots.ts";
 import type { VmFile } from "./vm.ts";
 
 function createVcpu(file: VmFile, user: Argument, process: Process): number {
@@ -40,13 +40,13 @@ const common: readonly Entry<VmFile>[] = [
   [KVM_SET_USER_MEMORY_REGION, setUserMemoryRegion],
   [KVM_SET_USER_MEMORY_REGION2, setUserMemoryRegion2],
   [KVM_GET_DIRTY_LOG, getDirtyLog],
-  [KVM_CLEAR_DIRTY_LOG, clearDirtyLog],
   [KVM_IOEVENTFD, ioeventfd],
   [KVM_REGISTER_COALESCED_MMIO, registerCoalescedMmio],
   [KVM_UNREGISTER_COALESCED_MMIO, unregisterCoalescedMmio],
   [KVM_CREATE_DEVICE, createDevice],
   [KVM_ENABLE_CAP, (file, user, process) => file.vm.enableCap(user, process)],
   [KVM_SET_IRQCHIP_TYPE, setIrqchipType],
+  ...dirtyRingIoctls,
   ...assignmentIoctls,
 ];
 

@@ -164,7 +164,7 @@ export class Vm {
         return this.#enableDirtyRing(args[0]);
       case KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP:
         if (!offered(cap)) break;
-        if (this.dirtyRingSize === 0 || this.slots.list().length !== 0) return -EINVAL;
+        if (flags !== 0 || this.dirtyRingSize === 0 || this.slots.list().length !== 0) return -EINVAL;
         this.dirtyRingWithBitmap = true;
         return 0;
     }

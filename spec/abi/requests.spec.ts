@@ -25,11 +25,23 @@ describe("the registry", () => {
     // numbers that exist because the shared header defines them
     const none = {
       x86_64: [],
-      arm64: ["KVM_GET_IRQCHIP", "KVM_INTERRUPT", "KVM_SET_IRQCHIP", "KVM_SET_PMU_EVENT_FILTER"],
-      ppc64le: [
-        "KVM_CREATE_IRQCHIP",
+      arm64: [
         "KVM_GET_IRQCHIP",
+        "KVM_INTERRUPT",
+        "KVM_PRE_FAULT_MEMORY",
+        "KVM_SET_IRQCHIP",
+        "KVM_SET_PMU_EVENT_FILTER",
+      ],
+      ppc64le: [
+        "KVM_ALLOCATE_RMA",
+        "KVM_CLEAR_DIRTY_LOG",
+        "KVM_CREATE_GUEST_MEMFD",
+        "KVM_CREATE_IRQCHIP",
+        "KVM_DIRTY_TLB",
+        "KVM_GET_IRQCHIP",
+        "KVM_GET_MP_STATE",
         "KVM_GET_REG_LIST",
+        "KVM_PRE_FAULT_MEMORY",
         "KVM_REGISTER_COALESCED_MMIO",
         "KVM_SET_GSI_ROUTING",
         "KVM_SET_IRQCHIP",

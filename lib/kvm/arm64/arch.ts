@@ -11,16 +11,23 @@ import {
   KVM_DEV_TYPE_VFIO,
 } from "../../abi/kvm.ts";
 import type { KvmArch } from "../arch.ts";
+import { guestMemfdIoctls } from "../guest-memfd.ts";
+import { clearDirtyLogIoctls } from "../memory-slots.ts";
+import { statsVcpuIoctls, statsVmIoctls } from "../stats.ts";
 import { createVfioDevice } from "../vfio-device.ts";
+import { absentVcpuIoctls, absentVmIoctls } from "./absent.ts";
 import { irqchipIoctls } from "./irqchip.ts";
 import { createIts } from "./its-device.ts";
 import { oneRegIoctls } from "./one-reg.ts";
+import { vcpuStats, vmStats } from "./stats.ts";
+import { counterOffsetIoctls } from "./timers.ts";
 import { Arm64Vcpu } from "./vcpu.ts";
 import { vcpuAttributeIoctls, vmAttributeIoctls } from "./vcpu-attributes.ts";
 import { targetIoctls, vcpuInitIoctls } from "./vcpu-init.ts";
 import { hostGicVersion } from "./vgic.ts";
 import { createVgicV2, createVgicV3 } from "./vgic-device.ts";
 import { Arm64Vm } from "./vm.ts";
+import { writableMaskIoctls } from "./writable-masks.ts";
 
 const MIN_ADDRESS_BITS = 32;
 const TYPE_MASK = 0xff;
@@ -29,8 +36,24 @@ export const arm64: KvmArch = {
   name: "arm64",
   encoding: "generic",
   systemIoctls: [],
-  vmIoctls: [...irqchipIoctls, ...targetIoctls, ...vmAttributeIoctls],
-  vcpuIoctls: [...vcpuInitIoctls, ...vcpuAttributeIoctls, ...oneRegIoctls],
+  vmIoctls: [
+    ...irqchipIoctls,
+    ...targetIoctls,
+    ...vmAttributeIoctls,
+    ...clearDirtyLogIoctls,
+    ...guestMemfdIoctls,
+    ...counterOffsetIoctls,
+    ...writableMaskIoctls,
+    ...statsVmIoctls(vmStats),
+    ...absentVmIoctls,
+  ],
+  vcpuIoctls: [
+    ...vcpuInitIoctls,
+    ...vcpuAttributeIoctls,
+    ...oneRegIoctls,
+    ...statsVcpuIoctls(vcpuStats),
+    ...absentVcpuIoctls,
+  ],
   deviceTypes: new Map([
     [KVM_DEV_TYPE_ARM_VGIC_V2, createVgicV2],
     [KVM_DEV_TYPE_ARM_VGIC_V3, createVgicV3],

@@ -6,7 +6,8 @@
  * - none: it is kept; `w` its low 32 bits; `i` nothing; `x` EINVAL unless it is the value that is there
  * - `s` EINVAL unless it clears bits of the initial value; `k` EINVAL above the initial value, else nothing
  * - `m` MPIDR_EL1: the affinity by which the interrupt controller finds the vCPU
- * - `y` the version of PSCI; `t` a timer's control, `c` one that never says that its time has come; `n` a counter
+ * - `y` the version of PSCI; `t` a timer's control, `c` one that never says that its time has come; `n` a counter,
+ *   which a VM with an offset of its own keeps
  * - `l` a cache's size, whose lines have 64 bytes at least
  * - `r` PMCR_EL0: eight bits, and as many event counters as there are at most; `u` sets, `v` clears bits of a register
  *   that it shares with another; `a` and `b`, in later releases, are that register, and a write is kept as it is
@@ -143,6 +144,9 @@ export class SystemRegisters {
         return value > initial ? -EINVAL : 0;
       case "m":
         this.#vcpu.cpu.mpidr = Number(value & AFFINITY);
+        break;
+      case "n":
+        if (this.#vcpu.vm.counterOffset !== undefined) return 0;
         break;
       case "c":
         this.#values.set(id, value & ~ISTATUS);

@@ -6,15 +6,20 @@
  * Missing: the timers themselves; their registers are remembered (one-reg.ts) and nothing fires.
  */
 import { EBUSY, EFAULT, EINVAL, ENXIO } from "../../abi/errno.ts";
+import { KVM_CAP_COUNTER_OFFSET } from "../../abi/kvm.ts";
 import {
+  KVM_ARM_SET_COUNTER_OFFSET,
   KVM_ARM_VCPU_TIMER_IRQ_HPTIMER,
   KVM_ARM_VCPU_TIMER_IRQ_HVTIMER,
   KVM_ARM_VCPU_TIMER_IRQ_PTIMER,
   KVM_ARM_VCPU_TIMER_IRQ_VTIMER,
+  KvmArmCounterOffset,
 } from "../../abi/kvm-arm64.ts";
 import { load32, store32 } from "../../abi/struct.ts";
 import { NR_PRIVATE_IRQS, NR_SGIS } from "../../hardware/gic.ts";
 import type { Argument } from "../../kernel/argument.ts";
+import type { Entry } from "../dispatch.ts";
+import type { VmFile } from "../vm.ts";
 import type { Arm64Vcpu } from "./vcpu.ts";
 import type { Arm64Vm } from "./vm.ts";
 
@@ -76,3 +81,18 @@ export class Timers {
 
 /** Who owns a timer's interrupt: one name a timer. */
 const OWNERS = OWN.map((timer) => ({ timer }));
+
+/**
+ * KVM_ARM_SET_COUNTER_OFFSET: what the guest's counters are behind the host's. From then on they are not written any more
+ * (arch/arm64/kvm/arch_timer.c:kvm_vm_ioctl_set_counter_offset, kvm_arm_timer_set_reg, 6.12). EFAULT; EINVAL: reserved.
+ */
+function setCounterOffset({ vm }: VmFile, user: Argument): number {
+  if ((vm.host.vmCapabilities.get(KVM_CAP_COUNTER_OFFSET) ?? 0) === 0) return vm.host.arch.unknownVmIoctl;
+  if (!user.readable(KvmArmCounterOffset.size)) return -EFAULT;
+  const { counter_offset, reserved } = KvmArmCounterOffset.decode(user.bytes, user.at);
+  if (reserved !== 0n) return -EINVAL;
+  (vm.arch as Arm64Vm).counterOffset = counter_offset;
+  return 0;
+}
+
+export const counterOffsetIoctls: readonly Entry<VmFile>[] = [[KVM_ARM_SET_COUNTER_OFFSET, setCounterOffset]];

@@ -75,7 +75,7 @@ function pmuAttribute(vcpu: Arm64Vcpu, access: Access, attr: bigint, user: Argum
   if (access === "has") return has && attr <= BigInt(KVM_ARM_VCPU_PMU_V3_SET_PMU) ? 0 : -ENXIO;
   if (access === "set") return has ? setPmu(vcpu, attr, user) : -ENODEV;
   if (attr !== BigInt(KVM_ARM_VCPU_PMU_V3_IRQ)) return -ENXIO;
-  if (!vcpu.vm.vgic.created) return has ? -EINVAL : -ENODEV;
+  if (!vcpu.vm.vgic.created) return -EINVAL;
   if (!has) return -ENODEV;
   if (vcpu.pmuIrq === 0) return -ENXIO;
   if (!user.writable(4)) return -EFAULT;
@@ -160,14 +160,27 @@ function vmAttribute(access: "set" | "has"): Handler<VmFile> {
   };
 }
 
-/** EFAULT; EINVAL: padding, an empty or overflowing range, no such action; EBUSY: a vCPU ran. */
+/** What Arm itself defines, fast calls of 32 and of 64 bits, is no filter's matter. */
+const ARM_OWN = [
+  [0x8000_0000, 0x8000_ffff],
+  [0xc000_0000, 0xc000_ffff],
+] as const;
+
+/**
+ * EFAULT; EINVAL: padding, an empty or overflowing range, no such action; EBUSY: a vCPU ran; EEXIST: a part of the range is
+ * filtered already, or Arm's own. Until 7.2 no function at all from 0 on are all of them.
+ */
 function setSmcccFilter(vm: Arm64Vm, user: Argument): number {
   if (!user.readable(KvmSmcccFilter.size)) return -EFAULT;
   const { base, nr_functions, action, pad } = KvmSmcccFilter.decode(user.bytes, user.at);
   if (pad.some((byte) => byte !== 0)) return -EINVAL;
-  if (nr_functions === 0 || base + nr_functions > 2 ** 32 || action > KVM_SMCCC_FILTER_FWD_TO_USER)
-    return -EINVAL;
-  return vm.vcpus.some(({ ran }) => ran) ? -EBUSY : 0;
+  const end = (base + nr_functions - 1) >>> 0;
+  if (end < base || action > KVM_SMCCC_FILTER_FWD_TO_USER) return -EINVAL;
+  if (nr_functions === 0 && vm.vm.host.behaviour.armEmptyFilterRefused) return -EINVAL;
+  if (vm.vcpus.some(({ ran }) => ran)) return -EBUSY;
+  if ([...ARM_OWN, ...vm.smcccFilter].some(([first, last]) => base <= last && first <= end)) return -EEXIST;
+  vm.smcccFilter.push([base, end]);
+  return 0;
 }
 
 export const vmAttributeIoctls: readonly Entry<VmFile>[] = [

@@ -98,10 +98,6 @@ export class Arm64Vcpu implements VcpuArch {
     return 0;
   }
 
-  enableCap(): number {
-    return -EINVAL;
-  }
-
   destroy(): void {
     this.vm.vgic.unregisterRedistributor(this.cpu);
   }

@@ -26,6 +26,10 @@ export class Arm64Vm implements VmArch {
   readonly addressBits: number;
   readonly vgic: Vgic;
   readonly timers: Timers;
+  /** what the counters of the guest are behind the host's, once that was said (KVM_ARM_SET_COUNTER_OFFSET) */
+  counterOffset: bigint | undefined;
+  /** ranges of SMCCC functions that user space said something about (KVM_ARM_VM_SMCCC_FILTER), first and last */
+  readonly smcccFilter: [number, number][] = [];
   /** KVM_MAX_VCPU_IDS, whatever the controller takes */
   readonly maxVcpuIds = VGIC_V3_MAX_CPUS;
 

@@ -22,6 +22,8 @@ import type { Handler } from "../dispatch.ts";
 import { IrqRouting } from "../irq-routing.ts";
 import { irqfd } from "../irqfd.ts";
 import { LinearRouting } from "../linear-routing.ts";
+import { statsVcpuIoctls, statsVmIoctls } from "../stats.ts";
+import { vcpuCapIoctls } from "../vcpu.ts";
 import { createVfioDevice } from "../vfio-device.ts";
 import type { VmFile } from "../vm.ts";
 import { htabIoctls } from "./htab.ts";
@@ -32,6 +34,7 @@ import { oneRegIoctls } from "./one-reg.ts";
 import { registerIoctls } from "./registers.ts";
 import { rtasIoctls } from "./rtas.ts";
 import { spaprTceIoctls } from "./spapr-tce.ts";
+import { vcpuStats, vmStats } from "./stats.ts";
 import { interruptIoctls, PpcVcpu } from "./vcpu.ts";
 import { hasMpic, hasXive, isHv, PpcVm } from "./vm.ts";
 import { createXics } from "./xics.ts";
@@ -50,6 +53,7 @@ export const ppc: KvmArch = {
   systemIoctls: [],
   vmIoctls: [
     ...irqLineIoctls,
+    ...statsVmIoctls(vmStats),
     ...mmuIoctls,
     ...mpicIoctls,
     ...htabIoctls,
@@ -59,7 +63,13 @@ export const ppc: KvmArch = {
     [KVM_REGISTER_COALESCED_MMIO, prOnly(registerCoalescedMmio)],
     [KVM_UNREGISTER_COALESCED_MMIO, prOnly(unregisterCoalescedMmio)],
   ],
-  vcpuIoctls: [...interruptIoctls, ...registerIoctls, ...oneRegIoctls],
+  vcpuIoctls: [
+    ...vcpuCapIoctls,
+    ...interruptIoctls,
+    ...registerIoctls,
+    ...oneRegIoctls,
+    ...statsVcpuIoctls(vcpuStats),
+  ],
   deviceTypes: new Map([
     [KVM_DEV_TYPE_XICS, (vm) => (hasXive(vm.host) ? createXicsOnXive(vm) : createXics(vm))],
     [KVM_DEV_TYPE_XIVE, createXive],

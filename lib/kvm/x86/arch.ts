@@ -5,11 +5,11 @@
 import { EINVAL, ENOTTY } from "../../abi/errno.ts";
 import { KVM_CAP_VM_TYPES, KVM_DEV_TYPE_VFIO } from "../../abi/kvm.ts";
 import type { KvmArch } from "../arch.ts";
-import { dirtyRingIoctls } from "../dirty-ring.ts";
 import { guestMemfdIoctls } from "../guest-memfd.ts";
 import type { KvmHost } from "../host.ts";
-import { signalMaskIoctls } from "../signal-mask.ts";
+import { clearDirtyLogIoctls } from "../memory-slots.ts";
 import { statsVcpuIoctls, statsVmIoctls } from "../stats.ts";
+import { vcpuCapIoctls } from "../vcpu.ts";
 import { createVfioDevice } from "../vfio-device.ts";
 import { absentVcpuIoctls, absentVmIoctls } from "./absent.ts";
 import { attributeSystemIoctls, attributeVcpuIoctls } from "./attributes.ts";
@@ -47,7 +47,7 @@ export const x86: KvmArch = {
     ...memoryIoctls,
     ...clockVmIoctls,
     ...filterIoctls,
-    ...dirtyRingIoctls,
+    ...clearDirtyLogIoctls,
     ...guestMemfdIoctls,
     ...statsVmIoctls(vmStats),
     ...memoryAttributeIoctls,
@@ -69,7 +69,7 @@ export const x86: KvmArch = {
     ...attributeVcpuIoctls,
     ...vapicIoctls,
     ...translateIoctls,
-    ...signalMaskIoctls,
+    ...vcpuCapIoctls,
     ...statsVcpuIoctls(vcpuStats),
     ...nestedIoctls,
     ...absentVcpuIoctls,

@@ -4,7 +4,7 @@
  * `pf_park_timeouts` are pvm's own; `mmu_shadow_pages` came with 7.2.
  */
 import type { KvmHost } from "../host.ts";
-import type { StatDescriptor } from "../stats.ts";
+import { genericVcpuStats, type StatDescriptor } from "../stats.ts";
 
 type Row = readonly [name: string, flags: number, exponent: number, size: number, offset: number];
 const descriptor = ([name, flags, exponent, size, offset]: Row): StatDescriptor => ({
@@ -51,17 +51,6 @@ export function vmStats({ flavour, behaviour }: KvmHost): readonly StatDescripto
 
 // biome-ignore format: a table
 const vcpuStatsRows: readonly Row[] = [
-  ["halt_successful_poll", 0x0, 0, 1, 0],
-  ["halt_attempted_poll", 0x0, 0, 1, 8],
-  ["halt_poll_invalid", 0x0, 0, 1, 16],
-  ["halt_wakeup", 0x0, 0, 1, 24],
-  ["halt_poll_success_ns", 0x20, -9, 1, 32],
-  ["halt_poll_fail_ns", 0x20, -9, 1, 40],
-  ["halt_wait_ns", 0x20, -9, 1, 48],
-  ["halt_poll_success_hist", 0x24, -9, 32, 56],
-  ["halt_poll_fail_hist", 0x24, -9, 32, 312],
-  ["halt_wait_hist", 0x24, -9, 32, 568],
-  ["blocking", 0x41, 0, 1, 824],
   ["pf_taken", 0x0, 0, 1, 832],
   ["pf_fixed", 0x0, 0, 1, 840],
   ["pf_emulate", 0x0, 0, 1, 848],
@@ -99,7 +88,7 @@ const vcpuStatsRows: readonly Row[] = [
   ["pf_parked", 0x0, 0, 1, 1104],
   ["pf_park_timeouts", 0x0, 0, 1, 1112],
 ];
-const pvmVcpuStats = vcpuStatsRows.map(descriptor);
+const pvmVcpuStats = [...genericVcpuStats, ...vcpuStatsRows.map(descriptor)];
 const mainlineVcpuStats = pvmVcpuStats.filter(({ name }) => !name.startsWith("pf_park"));
 export const vcpuStats = ({ flavour }: KvmHost): readonly StatDescriptor[] =>
   flavour === "pvm" ? pvmVcpuStats : mainlineVcpuStats;
