@@ -259,4 +259,41 @@ describe("models", () => {
     device.writeBar(0, 9, 1, 0xff);
     expect(device.readBar(0, 8, 4)).toBe(0x1122_ff44);
   });
+
+  test("registers of a test's own: every width at every place", () => {
+    const { device } = make([]);
+    const words = new Map([
+      [0, 0x1122_3344],
+      [4, 0x5566_7788],
+      [12, 0x99aa_bbcc],
+    ]);
+    const at = (byte: number): number | undefined => {
+      const word = words.get(byte & ~3);
+      return word === undefined ? undefined : (word >>> (8 * (byte & 3))) & 0xff;
+    };
+    const registers = Object.fromEntries([...words].map(([offset, initial]) => [offset, { initial }]));
+    const model = new RegisterDevice(device, registers, 2);
+    for (const width of [1, 2, 4, 8])
+      for (let offset = 0; offset < 20; offset += width) {
+        const bytes = Array.from({ length: width }, (_, i) => at(offset + i));
+        const none = bytes.every((byte) => byte === undefined);
+        const value = bytes.reduceRight((sum, byte) => sum * 256n + BigInt(byte ?? 0), 0n);
+        const expected = none ? undefined : width === 8 ? value : Number(value);
+        expect([width, offset, model.read(2, offset, width)]).toEqual([width, offset, expected]);
+        expect(model.read(0, offset, width)).toBe(undefined);
+      }
+    model.write(2, 0, 8, 0x0102_0304_0506_0708n);
+    model.write(2, 12, 2, 0xffff);
+    model.write(2, 14, 1, 0x12);
+    model.write(0, 0, 4, 0);
+    model.write(2, 8, 4, 5);
+    expect([0, 4, 8, 12].map((offset) => model.read(2, offset, 4))).toEqual([
+      0x0506_0708,
+      0x0102_0304,
+      undefined,
+      0x9912_ffff,
+    ]);
+    model.reset();
+    expect(model.read(2, 12, 4)).toBe(0x99aa_bbcc);
+  });
 });
