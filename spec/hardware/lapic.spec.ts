@@ -883,3 +883,31 @@ describe("recorded on 6.18", () => {
 
 /** Steps in the recording. */
 const STEPS = 2338;
+
+// arch/x86/kvm/lapic.c:__apic_read, APIC_ARBPRI (6.1)
+test("the arbitration priority reads 0, whatever stands there", () => {
+  const lapic = enabled();
+  const page = save(lapic);
+  store32(page, R.APIC_ARBPRI, 0x55);
+  expect(lapic.loadFrom(page, 0, NOW)).toBe(0);
+  expect([load32(save(lapic), R.APIC_ARBPRI), lapic.read(R.APIC_ARBPRI, 4, NOW), lapic.valueLo]).toEqual([
+    0x55,
+    LAPIC_DONE,
+    0,
+  ]);
+});
+
+// arch/x86/kvm/lapic.c:kvm_apic_after_set_mcg_cap (6.1): entries that are new are masked, others stay
+test("the CMCI entry comes masked each time that it comes", () => {
+  const lapic = enabled();
+  for (let round = 0; round < 2; round++) {
+    lapic.setCmci(true);
+    expect(load32(save(lapic), R.APIC_LVTCMCI)).toBe(R.LVT_MASKED);
+    lapic.setCmci(true);
+    lapic.write(R.APIC_LVTCMCI, 0x41, NOW);
+    lapic.setCmci(true);
+    expect(load32(save(lapic), R.APIC_LVTCMCI)).toBe(0x41);
+    lapic.setCmci(false);
+    expect(load32(save(lapic), R.APIC_LVTCMCI)).toBe(0x41);
+  }
+});
