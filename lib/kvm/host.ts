@@ -100,6 +100,8 @@ export interface X86Behaviour {
   readonly emptyCommandTaken: boolean;
   /** a guest whose CPUID does not say AMD counts as Intel's; before, one whose CPUID says Intel */
   readonly intelUnlessAmd: boolean;
+  /** KVM_SET_NESTED_STATE takes the GIF off whether EFER.SVME is on or not */
+  readonly gifWithoutSvme: boolean;
   /** SGX's leaf of CPUID stays as it was set; before, it followed XSAVE's */
   readonly sgxLeafKept: boolean;
   /** KVM_PRE_FAULT_MEMORY is known */

@@ -220,6 +220,12 @@ export const behaviourTable: readonly Row[] = [
       "arch/x86/kvm/cpuid.h:guest_cpuid_is_intel_compatible (6.10); traces: x86_64-svm-6.1/msrs keeps 32 bits of SYSENTER_EIP",
   },
   {
+    behaviour: "gifWithoutSvme",
+    since: "7.2",
+    source:
+      "traces: x86_64-svm-6.12/svm_requests call 18 EINVAL, -7.2 0; the releases between are not recorded",
+  },
+  {
     behaviour: "sgxLeafKept",
     since: "6.12",
     source:

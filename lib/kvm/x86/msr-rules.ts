@@ -9,6 +9,7 @@
 import { KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT } from "../../abi/kvm-x86.ts";
 import { LAPIC_FAULT, LAPIC_SEND_IPI } from "../../hardware/lapic.ts";
 import { hostTsc, hostTscKhz } from "./clock.ts";
+import { ANY_INDEX, EAX } from "./cpuid.ts";
 import { hostHas, hostVirtualBits } from "./host-cpuid.ts";
 import { EFER_LMA, EFER_SVME, supportedEfer } from "./registers.ts";
 import type { X86Vcpu } from "./vcpu.ts";
@@ -349,6 +350,22 @@ const cpuidFault: Accept = (value, vcpu) =>
 /** PAT: eight memory types, and 7 stands for UC−. */
 const pat: Accept = (value) =>
   [0, 1, 2, 3, 4, 5, 6, 7].every((byte) => isMemoryType(byteOf(value, byte)) || byteOf(value, byte) === 7);
+const DE_CFG = 0xc001_1029;
+const hostDeCfg = ({ vcpu }: X86Vcpu): bigint => vcpu.vm.host.facts.msrFeatureValues?.get(DE_CFG) ?? 0n;
+/** DE_CFG: bits that the host reports as a feature. */
+const deCfg = stored(0n, (value, vcpu) => (value & ~hostDeCfg(vcpu)) === 0n);
+/** IC_CFG: what the processors of family 0x15 have, once CPUID says which the guest's is. */
+const icCfg: MsrRule = {
+  read({ cpuid }) {
+    if (!cpuid.hasBasicLeaf) return undefined;
+    const signature = cpuid.register(1, ANY_INDEX, EAX);
+    const family =
+      ((signature >>> 8) & 0xf) + (((signature >>> 8) & 0xf) === 0xf ? (signature >>> 20) & 0xff : 0);
+    const model = ((signature >>> 4) & 0xf) | ((signature >>> 12) & 0xf0);
+    return family === 0x15 && model >= 2 && model < 0x20 ? 0x1en : 0n;
+  },
+  write: () => false,
+};
 const VM_CR_LOCK = 1n << 3n;
 const VM_CR_DISABLE = 1n << 4n;
 const VM_CR_VALID = 0x1fn;
@@ -494,6 +511,8 @@ const svmRows: readonly Row[] = [
   [0xc001_0114, 0xc001_0114, vmCr],
   [0xc001_0115, 0xc001_0115, writeOnly],                       // VM_IGNNE
   [0xc001_0117, 0xc001_0117, page],
+  [0xc001_1021, 0xc001_1021, icCfg],
+  [DE_CFG, DE_CFG, deCfg],
   [0xc001_011f, 0xc001_011f, stored(0n, without(ALL & ~SSBD))],
 ];
 

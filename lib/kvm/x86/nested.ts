@@ -48,7 +48,7 @@ function getNestedState(file: VcpuFile, user: Argument): number {
   return copyOut(user, state) ? 0 : -EFAULT;
 }
 
-/** EINVAL where it is not offered, for a size below the header's and another format; GIF may be off with EFER.SVME only. */
+/** EINVAL where it is not offered, for a size below the header's and another format; GIF may be off with EFER.SVME only, before 7.2. */
 function setNestedState(file: VcpuFile, user: Argument): number {
   if (!offered(file)) return -EINVAL;
   if (!user.readable(SIZE)) return -EFAULT;
@@ -58,7 +58,8 @@ function setNestedState(file: VcpuFile, user: Argument): number {
   if (load16(bytes, at + FORMAT_AT) !== KVM_STATE_NESTED_FORMAT_SVM) return -EINVAL;
   const vcpu = file.vcpu.arch as X86Vcpu;
   const nests = (vcpu.registers.sregs.eferLo & EFER_SVME) !== 0;
-  if (!nests && flags !== KVM_STATE_NESTED_GIF_SET) return -EINVAL;
+  const { behaviour } = file.vcpu.vm.host;
+  if (!nests && flags !== KVM_STATE_NESTED_GIF_SET && !behaviour.gifWithoutSvme) return -EINVAL;
   vcpu.gif = flags !== 0;
   return 0;
 }
