@@ -92,3 +92,43 @@ test("the bus takes a thousand zones", () => {
   expect(results.filter((result) => result === 0).length).toBe(1000);
   expect(results[1000]).toBe(-28);
 });
+
+// virt/kvm/coalesced_mmio.c:coalesced_mmio_in_range (6.1)
+test("every access around a zone: it lies inside, with both ends", () => {
+  const { view, buses, zone } = world();
+  zone(KVM_REGISTER_COALESCED_MMIO, 0x6010, 0x10);
+  const data = new Uint8Array(8);
+  const wrong: string[] = [];
+  for (let address = 0x6000; address < 0x6030; address++)
+    for (const length of [1, 2, 4, 8]) {
+      view.setUint32(0, view.getUint32(4, true), true); // everything is taken out
+      const inside = address >= 0x6010 && address + length <= 0x6020;
+      const last = view.getUint32(4, true);
+      const taken = buses.mmio.write(address, length, data, 0);
+      const moved = view.getUint32(4, true) !== last;
+      if (taken !== inside || moved !== inside) wrong.push(`${address.toString(16)} ${length}`);
+      if (buses.pio.write(address, length, data, 0)) wrong.push(`port ${address.toString(16)} ${length}`);
+    }
+  expect(wrong).toEqual([]);
+});
+
+// virt/kvm/coalesced_mmio.c:kvm_vm_ioctl_unregister_coalesced_mmio (6.1): zones that hold the range go, of one kind
+test("what unregistering a range takes away: every range around a zone, of memory and of ports", () => {
+  for (const zonePio of [0, 1])
+    for (const pio of [0, 1])
+      for (let from = 0x600e; from < 0x6016; from++)
+        for (let size = 0; size < 9; size++) {
+          const { buses, zone } = world();
+          expect(zone(KVM_REGISTER_COALESCED_MMIO, 0x6010, 4, zonePio)).toBe(0);
+          expect(zone(KVM_UNREGISTER_COALESCED_MMIO, from, size, pio)).toBe(0);
+          const gone = pio === zonePio && from >= 0x6010 && from + size <= 0x6014;
+          const bus = zonePio === 1 ? buses.pio : buses.mmio;
+          expect([zonePio, pio, from, size, bus.write(0x6010, 4, new Uint8Array(4), 0)]).toEqual([
+            zonePio,
+            pio,
+            from,
+            size,
+            !gone,
+          ]);
+        }
+});

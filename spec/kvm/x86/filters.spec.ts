@@ -33,4 +33,34 @@ describe("MSR filter", () => {
       }),
     );
   });
+
+  test("every MSR around two ranges, each kind of access, each default", () => {
+    const ranges = [
+      { base: 0x7f0, count: 12, flags: KVM_MSR_FILTER_READ, bitmap: Uint8Array.of(0x5a, 0x09) },
+      {
+        base: 0x8fa,
+        count: 9,
+        flags: KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
+        bitmap: Uint8Array.of(0xc3, 1),
+      },
+    ];
+    const bits = ranges.map(({ bitmap }) =>
+      [...bitmap].flatMap((byte) =>
+        [...byte.toString(2).padStart(8, "0")].reverse().map((digit) => digit === "1"),
+      ),
+    );
+    const wrong: string[] = [];
+    for (const byDefault of [false, true])
+      for (const kind of [KVM_MSR_FILTER_READ, KVM_MSR_FILTER_WRITE])
+        for (let index = 0x7e0; index < 0x920; index++) {
+          const found = ranges.findIndex(
+            ({ base, count, flags }) => (flags & kind) !== 0 && index >= base && index < base + count,
+          );
+          const x2apic = index >> 8 === 8;
+          const expected = x2apic || (found < 0 ? byDefault : bits[found][index - ranges[found].base]);
+          if (new MsrFilter(byDefault, ranges).allows(index, kind) !== expected)
+            wrong.push(`${index.toString(16)} ${kind} ${byDefault}`);
+        }
+    expect(wrong).toEqual([]);
+  });
 });
