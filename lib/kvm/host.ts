@@ -102,6 +102,8 @@ export interface X86Behaviour {
   readonly intelUnlessAmd: boolean;
   /** KVM_SET_NESTED_STATE takes the GIF off whether EFER.SVME is on or not */
   readonly gifWithoutSvme: boolean;
+  /** whether CPUID tells of being woken follows the table that is set; before, the one that was there */
+  readonly unhaltFollowsTable: boolean;
   /** SGX's leaf of CPUID stays as it was set; before, it followed XSAVE's */
   readonly sgxLeafKept: boolean;
   /** KVM_PRE_FAULT_MEMORY is known */
@@ -114,6 +116,8 @@ export interface X86Behaviour {
   readonly memoryAttributes: boolean;
   /** KVM_CAP_X86_DISABLE_EXITS and a VM's KVM_SET_TSC_KHZ come before the first vCPU */
   readonly settledByVcpus: boolean;
+  /** kvm_run shows the result of every hypercall, not of those alone that user space answers */
+  readonly hypercallResultShown: boolean;
   /** a TSC that user space writes is compared with what user space wrote before, not with what a vCPU started with */
   readonly tscOfUserFirst: boolean;
   /** a guest without the feature of an MSR is told of as one who asks for an unknown MSR, not for a bad value */

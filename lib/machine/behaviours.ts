@@ -226,6 +226,12 @@ export const behaviourTable: readonly Row[] = [
       "traces: x86_64-svm-6.12/svm_requests call 18 EINVAL, -7.2 0; the releases between are not recorded",
   },
   {
+    behaviour: "unhaltFollowsTable",
+    since: "6.12",
+    source:
+      "arch/x86/kvm/cpuid.c:kvm_set_cpuid (6.1); traces: x86_64-svm-6.1/unhalt call 6 shows the bit; the releases between 6.1 and 6.12 are not recorded",
+  },
+  {
     behaviour: "sgxLeafKept",
     since: "6.12",
     source:
@@ -254,6 +260,12 @@ export const behaviourTable: readonly Row[] = [
     flavour: "svm",
     source:
       "virt/kvm/kvm_main.c:kvm_vm_ioctl_set_mem_attributes; traces: x86_64-svm-6.1/special ENOTTY, -6.12 EINVAL",
+  },
+  {
+    behaviour: "hypercallResultShown",
+    since: "6.14",
+    source:
+      "arch/x86/kvm/x86.c:____kvm_emulate_hypercall; x86_64-svm-6.12/run_exits leaves the field alone, the same calls on 7.2 do not",
   },
   {
     behaviour: "tscOfUserFirst",

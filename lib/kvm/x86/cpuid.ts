@@ -19,6 +19,7 @@ import {
   KVM_GET_SUPPORTED_HV_CPUID,
   KVM_SET_CPUID,
   KVM_SET_CPUID2,
+  KVM_X86_DISABLE_EXITS_HLT,
   KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT,
   KvmCpuid2,
   KvmCpuidEntry,
@@ -72,6 +73,8 @@ const HV_RECOMMENDATIONS = 0x4000_0004;
 const HV_STIMER_DIRECT = 1 << 19;
 const HV_CLUSTER_IPI = 1 << 10;
 
+/** KVM_FEATURE_PV_UNHALT */
+const PV_UNHALT = 1 << 7;
 const LEAF_SGX = 0x12;
 /** the components that every XSAVE area has */
 const X87_SSE = 3;
@@ -84,6 +87,8 @@ export class Cpuid {
   #entries: Uint8Array = new Uint8Array(0);
   /** the bits that follow the vCPU's state are to be worked out anew */
   stale = false;
+  /** but not yet whether the guest may be told of being woken */
+  unhaltLater = false;
 
   /** KVM_SET_CPUID, KVM_SET_CPUID2 was called, perhaps with no entry */
   isSet = false;
@@ -120,8 +125,17 @@ export class Cpuid {
     return entry === undefined ? 36 : load32(entry, EAX) & 0xff;
   }
 
-  /** KVM_FEATURE_* that KVM's own leaf offers, behind the signature "KVMKVMKVM" */
+  /** KVM_FEATURE_* that KVM's own leaf offers */
   get paravirtualFeatures(): number {
+    return this.register(this.#paravirtualLeaf, ANY_INDEX, EAX);
+  }
+
+  get isParavirtual(): boolean {
+    return this.#paravirtualLeaf !== 0;
+  }
+
+  /** The leaf of KVM's features, behind the signature "KVMKVMKVM"; 0 for none. */
+  get #paravirtualLeaf(): number {
     for (let base = 0x4000_0000; base < 0x4001_0000; base += 0x100) {
       const signature = this.find(base);
       if (signature === undefined) continue;
@@ -130,7 +144,7 @@ export class Cpuid {
         load32(signature, ECX) === 0x564b_4d56 &&
         load32(signature, EDX) === 0x4d
       )
-        return this.register(base + 1, ANY_INDEX, EAX);
+        return base + 1;
     }
     return 0;
   }
@@ -231,6 +245,15 @@ export class Cpuid {
     return vm.host.behaviour.guestCapsFromCreation || hostHas(vm.host, "pku");
   }
 
+  /** A guest whose HLT does not exit is never asleep for KVM: nobody may offer to wake it. */
+  #followHalts({ vm }: X86Vcpu): void {
+    const leaf = this.#paravirtualLeaf;
+    const features = leaf === 0 || this.unhaltLater ? undefined : this.find(leaf);
+    this.unhaltLater = false;
+    if (features === undefined || (vm.settings.disabledExits & KVM_X86_DISABLE_EXITS_HLT) === 0) return;
+    store32(features, EAX, load32(features, EAX) & ~PV_UNHALT);
+  }
+
   /** Before 6.12, SGX's leaf offered what XSAVE has. */
   #followXcr0({ vcpu: { vm } }: X86Vcpu): void {
     const enclave = this.find(LEAF_SGX, 1);
@@ -260,6 +283,7 @@ export class Cpuid {
     if (changed && showsMwait && basic !== undefined)
       setBit(basic, ECX, MONITOR, (vcpu.msrs.miscEnable & MISC_ENABLE_MWAIT) !== 0n);
     this.#followXcr0(vcpu);
+    if (changed) this.#followHalts(vcpu);
     const { xcr0 } = vcpu.fpu;
     const { facts } = vcpu.vm.vm.host;
     const host = facts.nativeCpuid === undefined ? facts.supportedCpuid : concat(facts.nativeCpuid.xsave);

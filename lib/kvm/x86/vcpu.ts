@@ -100,11 +100,13 @@ export class X86Vcpu implements VcpuArch {
   /** KVM_SET_CPUID, KVM_SET_CPUID2: 0, or why not. After the first KVM_RUN only the same table is taken. */
   setCpuid(entries: Uint8Array): number {
     if (this.hasRun) return this.cpuid.agreesWith(entries, this.vm.vm.host.facts.nativeCpuid) ? 0 : -EINVAL;
+    const { isParavirtual } = this.cpuid;
     const failed = this.cpuid.set(entries, this.vm.vm.host.facts.nativeCpuid);
     if (failed < 0) return failed;
     const { cpuid } = this;
     cpuid.isSet = true;
     cpuid.stale = true;
+    cpuid.unhaltLater = !isParavirtual && !this.vm.vm.host.behaviour.unhaltFollowsTable;
     cpuid.shown(this);
     const told = {
       x2apic: cpuid.hasX2apic,
