@@ -27,8 +27,8 @@ export class SlotMemory implements GuestMemory {
     return true;
   }
 
-  /** A slot that is read-only refuses. */
-  write(address: number, from: Uint8Array): boolean {
+  /** A slot that is read-only refuses. `marks`: the pages go into the bitmap of dirty ones, not into a vCPU's ring. */
+  write(address: number, from: Uint8Array, marks = true): boolean {
     for (let done = 0; done < from.length; ) {
       const part = Math.min(from.length - done, PAGE - ((address + done) % PAGE));
       const frame = Math.floor((address + done) / PAGE);
@@ -36,7 +36,7 @@ export class SlotMemory implements GuestMemory {
       if (slot === undefined || (slot.flags & KVM_MEM_READONLY) !== 0) return false;
       const to = this.#vm.slots.userAddress(address + done);
       if (!this.#vm.mm.copyOut(to, from.subarray(done, done + part))) return false;
-      this.#vm.slots.markDirty(frame);
+      if (marks) this.#vm.slots.markDirty(frame);
       done += part;
     }
     return true;

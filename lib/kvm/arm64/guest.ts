@@ -22,7 +22,12 @@
  * Missing: hypercalls (PSCI), timers.
  */
 import { EINTR } from "../../abi/errno.ts";
-import { KVM_EXIT_INTR, KVM_EXIT_MMIO } from "../../abi/kvm.ts";
+import {
+  KVM_EXIT_DIRTY_RING_FULL,
+  KVM_EXIT_INTR,
+  KVM_EXIT_MMIO,
+  KVM_MEM_LOG_DIRTY_PAGES,
+} from "../../abi/kvm.ts";
 import { KVM_VGIC_V2_CPU_SIZE, KvmRun } from "../../abi/kvm-arm64.ts";
 import { load32, store32, store64 } from "../../abi/struct.ts";
 import {
@@ -38,6 +43,7 @@ import type { Arm64Vcpu } from "./vcpu.ts";
 import { UNDEFINED } from "./vgic.ts";
 
 const EXIT_REASON = KvmRun.offsetOf.exit_reason;
+const PAGE = 4096;
 const MMIO = 32;
 const MMIO_DATA = MMIO + 8;
 const MMIO_LENGTH = MMIO + 16;
@@ -89,6 +95,8 @@ export class GuestRunner {
   readonly #guest: Guest;
   /** what it did last, where user space has to answer */
   #exited: GuestAction | undefined;
+  /** a store that waits for room in the ring of dirty pages */
+  #held: GuestAction | undefined;
   #answer = 0n;
 
   constructor(vcpu: Arm64Vcpu, guest: Guest) {
@@ -101,17 +109,20 @@ export class GuestRunner {
     const { pages } = this.#vcpu.vcpu;
     if (this.#exited?.do === "load") this.#answer = dataOf(pages, this.#exited.width);
     this.#exited = undefined;
+    if (this.#ringFull) return this.#exitForRing();
     store32(pages, EXIT_REASON, 0);
     this.#enter();
     for (let step = 0; step < MAX_STEPS; step++) {
-      const next = this.#guest.next(this.#answer);
-      if (next.done === true) break;
-      this.#answer = 0n;
-      const action = next.value;
+      const action = this.#next();
+      if (action === undefined) break;
       if (action.do === "wfi") {
         this.#leave();
         if (!this.#vcpu.vm.vgic.gic.hasPending(this.#vcpu.cpu)) break;
         this.#enter();
+      } else if (this.#fillsRing(action)) {
+        this.#held = action;
+        this.#leave();
+        return this.#exitForRing();
       } else if (!this.#perform(action)) {
         this.#exited = action;
         store32(pages, EXIT_REASON, KVM_EXIT_MMIO);
@@ -121,6 +132,43 @@ export class GuestRunner {
     this.#leave();
     store32(pages, EXIT_REASON, KVM_EXIT_INTR);
     return -EINTR;
+  }
+
+  /** What it does now; undefined: nothing any more. */
+  #next(): GuestAction | undefined {
+    const held = this.#held;
+    if (held !== undefined) {
+      this.#held = undefined;
+      return held;
+    }
+    const next = this.#guest.next(this.#answer);
+    if (next.done === true) return undefined;
+    this.#answer = 0n;
+    return next.value;
+  }
+
+  get #ringFull(): boolean {
+    const { vcpu } = this.#vcpu;
+    return vcpu.vm.dirtyRingSize !== 0 && vcpu.dirtyRing.full;
+  }
+
+  #exitForRing(): 0 {
+    store32(this.#vcpu.vcpu.pages, EXIT_REASON, KVM_EXIT_DIRTY_RING_FULL);
+    return 0;
+  }
+
+  /** The first store to a page of a logged slot goes into the ring of this vCPU. True: that is full now, the store waits. */
+  #fillsRing(action: GuestAction): boolean {
+    const { vcpu } = this.#vcpu;
+    const { slots, dirtyRingSize } = vcpu.vm;
+    if (action.do !== "store" || dirtyRingSize === 0) return false;
+    const frame = Math.floor(action.address / PAGE);
+    const slot = slots.find(frame);
+    if (slot === undefined || (slot.flags & KVM_MEM_LOG_DIRTY_PAGES) === 0) return false;
+    const page = frame - slot.baseFrame;
+    if (!slots.writtenFirst(slot, page)) return false;
+    vcpu.dirtyRing.push(slot.id, page);
+    return vcpu.dirtyRing.full;
   }
 
   #enter(): void {
@@ -183,7 +231,8 @@ export class GuestRunner {
       return true;
     }
     store64(bytes, 0, BigInt.asUintN(64, action.value));
-    return memory.write(action.address, bytes.subarray(0, action.width));
+    const marks = this.#vcpu.vm.vm.dirtyRingSize === 0;
+    return memory.write(action.address, bytes.subarray(0, action.width), marks);
   }
 
   /** A slot over the mapping of a device: the guest's access reaches the device itself. Undefined for plain memory. */

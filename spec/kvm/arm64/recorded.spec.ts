@@ -22,8 +22,8 @@ function identical(path: string, kernel?: KernelFactory): number {
 
 describe("traces", () => {
   const folders: [folder: string, traces: number, calls: number][] = [
-    ["traces/arm64-kvm-6.1", 16, 15904],
-    ["traces/arm64-kvm-6.12", 20, 16875],
+    ["traces/arm64-kvm-6.1", 20, 20429],
+    ["traces/arm64-kvm-6.12", 24, 21425],
     ["traces/arm64-kvm-7.2", 17, 15723],
     ["recorded/arm64-6.1", 16, 19605],
     ["recorded/arm64-6.12", 34, 31365],
@@ -46,6 +46,14 @@ describe("guests, with a script in place of the machine code", () => {
   test.each(["6.12", "7.2"])("an assigned device: arm64-kvm-%s/guest-code/vfio-kvm", (release) => {
     const path = `traces/arm64-kvm-${release}/guest-code/vfio-kvm.jsonl.gz`;
     expect(identical(path, withGuests(eduInterrupts))).toBe(87);
+  });
+
+  const rings: [path: string, calls: number][] = ["6.12", "7.2"].flatMap((release) => [
+    [`arm64-kvm-${release}/guest-code/dirty-ring`, 909],
+    [`arm64-kvm-${release}/guest-code/dirty-ring-bitmap`, 910],
+  ]);
+  test.each(rings)("a ring of dirty pages is filled, collected and given back: %s", (path, calls) => {
+    expect(identical(`traces/${path}.jsonl.gz`, withGuests(mailboxes))).toBe(calls);
   });
 
   const folders: [folder: string, traces: number, calls: number][] = [
