@@ -473,7 +473,7 @@ function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, 
   const external = source === "software" ? 0 : 1;
   const size = long ? 16 : 8;
   if (cpu.options.emulated && source !== "software" && cpu.cpl === 0)
-    return enterGateByPvm(cpu, vector, errorCode, back);
+    return enterGateByPvm(cpu, vector, source, errorCode, back);
   const gateCode = 8 * vector + 2 + external;
   if (vector * size + size - 1 > state.idt.limit) return cpu.fault(GP, gateCode);
   const at = tableAt(cpu, state.idt.baseLo, state.idt.baseHi, vector * size);
@@ -536,7 +536,7 @@ function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, 
  * segment is taken as it is, whatever its type and level. A gate or a selector that is none is a double fault. The frame
  * comes first, the descriptor after it.
  */
-function enterGateByPvm(cpu: Cpu, vector: number, errorCode: number, back: number): void {
+function enterGateByPvm(cpu: Cpu, vector: number, source: Source, errorCode: number, back: number): void {
   const { memory, state } = cpu;
   const long = longActive(cpu);
   const size = long ? 16 : 8;
@@ -547,7 +547,11 @@ function enterGateByPvm(cpu: Cpu, vector: number, errorCode: number, back: numbe
   const top = long ? memory.read(at + 8, 4, 0) : 0;
   if (cpu.stopped) return;
   const selector = lo >>> 16;
-  if (!isPresent(hi)) return cpu.fault(DF_FAULT, 0);
+  if (!isPresent(hi)) {
+    // only what a device raises finds that out; vector 8 is the double fault's, whoever raises it (recorded)
+    if (vector === DF_FAULT) return memory.shutDown();
+    return source === "external" ? cpu.fault(NP, 8 * vector + 3) : cpu.fault(DF_FAULT, 0);
+  }
   const target = ((hi & 0xffff_0000) | (lo & 0xffff)) >>> 0;
   const width = long ? 8 : 4;
   const { flags } = cpu;
