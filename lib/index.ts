@@ -32,11 +32,19 @@ export type { File } from "./kernel/file.ts";
 export { Kernel, type KernelBehaviour, type KernelOptions, type Open } from "./kernel/kernel.ts";
 export type { Naps } from "./kernel/long-call.ts";
 export { Process, type ProcessOptions } from "./kernel/process.ts";
-export type { SignalHandler, Signals } from "./kernel/signals.ts";
+export {
+  SIG_BLOCK,
+  SIG_SETMASK,
+  SIG_UNBLOCK,
+  type SignalHandler,
+  type Signals,
+  signalSet,
+} from "./kernel/signals.ts";
 export type { EpollEvent, PollFd, Syscalls } from "./kernel/syscalls.ts";
 export { byHand, inOrder, type Policy, type Work, WorkQueue } from "./kernel/work-queue.ts";
 export type { HostFacts } from "./kvm/host.ts";
 export type { IrqchipProposal } from "./kvm/irqchip-type.ts";
+export { type GuestPolicy, guestPolicy } from "./kvm/x86/guest-policy.ts";
 export { runScript } from "./kvm/x86/script.ts";
 export { builtinHosts } from "./machine/builtin.ts";
 export { defaultProfile } from "./machine/default-profile.ts";

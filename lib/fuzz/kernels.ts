@@ -1,6 +1,6 @@
 /** The two kernels of a campaign: the fake with the profile of this host, and the real one. */
 import { KVM_RUN } from "../abi/kvm.ts";
-import { guestPolicy } from "../kvm/x86/run.ts";
+import { guestPolicy } from "../kvm/x86/guest-policy.ts";
 import { Machine } from "../machine/machine.ts";
 import { profileFromHeader } from "../machine/profile.ts";
 import type { NativeKernel } from "../native/native.ts";

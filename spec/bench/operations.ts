@@ -37,7 +37,7 @@ import {
 import type { Request } from "../../lib/abi/ioctl.ts";
 import { store32 } from "../../lib/abi/struct.ts";
 import type { Syscalls } from "../../lib/kernel/syscalls.ts";
-import { COUNT_LOOP_LENGTH, countLoop, guestOf, portLoop } from "./guest.ts";
+import { COUNT_LOOP_LENGTH, countLoop, guestOf, interruptedGuest, message, portLoop } from "./guest.ts";
 
 export interface Benchmark {
   readonly name: string;
@@ -277,6 +277,16 @@ export const benchmarks: readonly Benchmark[] = [
       const { vcpu } = guestOf(process, portLoop);
       must(process.ioctl(vcpu, KVM_RUN, 0));
       return () => process.ioctl(vcpu, KVM_RUN, 0);
+    },
+  },
+  {
+    name: "an interrupt of a guest: sent, accepted, ended, told by a port",
+    prepare(process) {
+      const { vm, vcpu } = interruptedGuest(process);
+      return () => {
+        must(process.ioctl(vm, KVM_SIGNAL_MSI, message));
+        return process.ioctl(vcpu, KVM_RUN, 0);
+      };
     },
   },
   {

@@ -18,7 +18,7 @@ import { programs } from "../../lib/fuzz/programs.ts";
 import { Random } from "../../lib/fuzz/random.ts";
 import { File } from "../../lib/kernel/file.ts";
 import type { Process } from "../../lib/kernel/process.ts";
-import { guestPolicy } from "../../lib/kvm/x86/run.ts";
+import { guestPolicy } from "../../lib/kvm/x86/guest-policy.ts";
 import { Machine } from "../../lib/machine/machine.ts";
 import { profileFromHeader } from "../../lib/machine/profile.ts";
 import type { Trace, TraceHeader } from "../../lib/trace/format.ts";

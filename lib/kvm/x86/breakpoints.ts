@@ -28,9 +28,9 @@ export class Breakpoints implements Watch {
     this.#state = state;
   }
 
-  /** Whether any breakpoint is enabled, of the debugger or of the guest. */
-  get armed(): boolean {
-    return ((this.#state.c32[2 * DR7] | (this.#debug.usesRegisters ? this.#debug.dr7 : 0)) & ENABLED) !== 0;
+  /** Whether the debugger has any. */
+  get ofDebugger(): boolean {
+    return this.#debug.usesRegisters && (this.#debug.dr7 & ENABLED) !== 0;
   }
 
   /** Whether some of them are on data. */

@@ -29,7 +29,7 @@ import { sendIoapicEoi } from "./guest-interrupts.ts";
 import { refusalOf, refusedToGuest } from "./guest-msrs.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
 import { EFER_LME } from "./registers.ts";
-import { tellTprAccess } from "./run-page.ts";
+import { tellHypercallResult, tellTprAccess } from "./run-page.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 const PAGE = 4096;
@@ -58,6 +58,8 @@ export class GuestBus implements Bus {
   bytes: Uint8Array = new Uint8Array(0);
   at = 0;
   eachWrite = false;
+  /** a page went into the ring of the vCPU: it may be full */
+  ringPushed = false;
   /** the guest lowered its task priority, which user space keeps: it may want to inject (cr8_write_interception) */
   tprLowered = false;
   /** the guest used its task priority register, and user space wants to know of it (KVM_TPR_ACCESS_REPORTING) */
@@ -106,6 +108,7 @@ export class GuestBus implements Bus {
     this.eachWrite = vm.host.behaviour.kernelCodeEmulated;
     const page = frame - slot.baseFrame;
     if (!this.eachWrite && !vm.slots.writtenFirst(slot, page)) return;
+    this.ringPushed = true;
     vcpu.dirtyRing.push((slot.addressSpace << 16) | slot.id, page);
   }
 
@@ -379,6 +382,8 @@ export class GuestBus implements Bus {
   /** arch/x86/kvm/x86.c:kvm_emulate_hypercall (6.1). Missing: those that kick, yield to, or send IPIs to other vCPUs. */
   hypercall(): bigint | undefined {
     const result = this.#answerHypercall();
+    const { pages, vm } = this.#vcpu.vcpu;
+    if (result !== undefined && vm.host.behaviour.hypercallResultShown) tellHypercallResult(pages, result);
     return result === undefined || this.cpu.long ? result : BigInt.asUintN(32, result);
   }
 

@@ -57,6 +57,10 @@ export function tellTprAccess(bytes: Uint8Array, rip: number, write: boolean): v
   store32(bytes, UNION + 8, write ? 1 : 0);
 }
 
+/** The result of a hypercall that did not become an exit. */
+export const tellHypercallResult = (bytes: Uint8Array, result: bigint): void =>
+  store64(bytes, HYPERCALL_RESULT, BigInt.asUintN(64, result));
+
 export class RunPage {
   readonly bytes: Uint8Array;
 

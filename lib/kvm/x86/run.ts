@@ -59,16 +59,23 @@ import {
   RF,
   RFLAGS,
   RIP,
-  RSP,
   SHADOW_MOV_SS,
   TF,
 } from "../../hardware/x86/state.ts";
-import type { Kernel } from "../../kernel/kernel.ts";
 import { ASLEEP, BUSY } from "../../kernel/long-call.ts";
 import { Breakpoints } from "./breakpoints.ts";
 import { GuestBus } from "./guest-bus.ts";
 import { endInterrupt, hasInterrupt, takeInterrupt } from "./guest-interrupts.ts";
+import { type GuestPolicy, guestPolicy } from "./guest-policy.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
+import {
+  DONE_BY_KVM,
+  INTERCEPTED,
+  INTERCEPTED_EXCEPTIONS,
+  isContributory,
+  isFault,
+  PORT_STRINGS,
+} from "./intercepts.ts";
 import { acceptEvents } from "./mp-state.ts";
 import {
   APIC_BASE,
@@ -87,45 +94,19 @@ import {
 } from "./run-page.ts";
 import { readSyncRegs, unknownRegisters, writeSyncRegs } from "./sync-regs.ts";
 import type { X86Vcpu } from "./vcpu.ts";
-
-/** How long a guest may run in one call, and whether time passes meanwhile. */
-export interface GuestPolicy {
-  /** instructions after which KVM_RUN answers −EINTR */
-  budget: number;
-  /** what an instruction takes of the virtual clock */
-  nanosecondsPerInstruction: number;
-  /** how long a vCPU sleeps at most, in nanoseconds of the virtual clock, while timers tick that do not wake it */
-  longestSleep: number;
-}
-
-const policies = new WeakMap<Kernel, GuestPolicy>();
-
-/** The policy of a host; change its fields. */
-export function guestPolicy(kernel: Kernel): GuestPolicy {
-  let policy = policies.get(kernel);
-  if (policy === undefined)
-    policies.set(
-      kernel,
-      (policy = { budget: 10_000_000, nanosecondsPerInstruction: 0, longestSleep: 60_000_000_000 }),
-    );
-  return policy;
-}
+import { WaitingInstruction } from "./waiting-instruction.ts";
 
 /** instructions that KVM's emulator runs in a row */
 const BATCH = 1024;
 const NMI_VECTOR = 2;
 const DB_VECTOR = 1;
 const BP_VECTOR = 3;
-const MACHINE_CHECK = 18;
 const DR6_BS = 1 << 14;
 /** bits of DR6 that say which breakpoint it was */
 const DR6_TRAPS = 15;
 const DR6_FIXED = 0xffff_0ff0;
 const DR7_GD = 1 << 13;
-/** IN, OUT, CPUID, RDMSR, WRMSR, RDPMC and moves to control registers: KVM does them, not the processor */
-const INTERCEPTED = new Set([
-  0xe4, 0xe5, 0xe6, 0xe7, 0xec, 0xed, 0xee, 0xef, 0x122, 0x130, 0x132, 0x133, 0x1a2,
-]);
+const DR7_ENABLED = 0xff;
 /** what pvm tells of its exit in the data of an internal error (recorded) */
 const PVM_EXIT_INFO = 0x1000;
 /** AMD's exit, and its cause: a page of the guest's that is not there, fetched as user (PFERR_GUEST_FINAL, FETCH, USER) */
@@ -135,17 +116,6 @@ const QUIRK_OUT_7E = 1 << 3;
 
 /** What the next entry has to finish. */
 type Unfinished = "nothing" | "port" | "mmio" | "writes" | "out" | "msr" | "hypercall";
-
-/** #DB, #UD, #AC and #MC come to KVM first (arch/x86/kvm/svm/svm.c:init_vmcb, 6.1) */
-const INTERCEPTED_EXCEPTIONS = new Set([1, 6, 17, 18]);
-/** registers of struct kvm_regs that instructions name */
-const GENERAL = 16;
-/** INS, OUTS: KVM's emulator does them everywhere */
-const PORT_STRINGS = new Set([0x6c, 0x6d, 0x6e, 0x6f]);
-/** those, RDMSR, WRMSR and moves to control registers: what is wrong with them is told by KVM */
-const DONE_BY_KVM = new Set([...PORT_STRINGS, 0x122, 0x130, 0x132]);
-/** INS, OUTS, MOVS, CMPS, STOS, LODS, SCAS */
-const STRINGS = new Set([0x6c, 0x6d, 0x6e, 0x6f, 0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf]);
 
 /** An entry goes on. */
 const GO_ON = 1;
@@ -170,11 +140,7 @@ export class Runner {
   /** whether the present run may answer ASLEEP, and whether it waits for INIT and SIPI */
   #patient = false;
   #starting = false;
-  /** the general registers, RIP, and the flags when an instruction began to wait for user space */
-  readonly #waiting = new Uint32Array(2 * (RIP + 1));
-  #waitingFlags = 0;
-  /** registers that user space set meanwhile */
-  readonly #given = new Uint32Array(2 * GENERAL);
+  readonly #waiting: WaitingInstruction;
   readonly #breakpoints: Breakpoints;
   /** TF was set when the present instruction began */
   #trap = false;
@@ -199,6 +165,7 @@ export class Runner {
     });
     this.#bus.cpu = this.cpu;
     this.#breakpoints = new Breakpoints(vcpu.debug, this.cpu.state);
+    this.#waiting = new WaitingInstruction(this.cpu.state);
   }
 
   // ---- KVM_RUN ---------------------------------------------------------------------------------------------------
@@ -496,37 +463,49 @@ export class Runner {
     const batch = this.#batch;
     const { memory } = cpu;
     const { nanosecondsPerInstruction } = this.#policy;
+    const processor = !this.#emulated;
     const steps = this.#emulated && vcpu.debug.singleSteps;
     const breakpoints = this.#breakpoints;
+    const debugged = breakpoints.ofDebugger;
+    const bus = this.#bus;
+    const { r32, c32 } = cpu.state;
     memory.watch = undefined;
+    cpu.roundsTrapped = false;
     for (let count = 0; count < batch; count++) {
       this.#budget--;
       if (nanosecondsPerInstruction !== 0) kernel.clock.advance(nanosecondsPerInstruction);
-      if (breakpoints.armed) {
-        if (!this.#emulated && breakpoints.onData) memory.watch = breakpoints;
+      if (debugged || (c32[2 * DR7] & DR7_ENABLED) !== 0) {
+        if (processor && breakpoints.onData) memory.watch = breakpoints;
         const hit = this.#codeBreakpoint();
         if (hit >= 0) return hit;
       }
-      this.#trap = (cpu.state.r32[2 * RFLAGS] & TF) !== 0;
-      cpu.roundsTrapped = !this.#emulated && (this.#trap || memory.watch !== undefined);
+      const trap = (r32[2 * RFLAGS] & TF) !== 0;
+      this.#trap = trap;
+      if (processor) cpu.roundsTrapped = trap || memory.watch !== undefined;
       const stop = cpu.step();
       if (stop !== RUNNING) return this.#stopped(stop);
       if (
         steps ||
-        this.#trap ||
+        trap ||
         cpu.refused ||
         cpu.halted ||
         this.#haltRequested ||
         memory.postedCount !== 0 ||
         memory.watch !== undefined ||
-        this.#bus.tprLowered
+        bus.tprLowered
       ) {
         const result = this.#stepped(INTERCEPTED.has(cpu.opcode));
         if (result >= 0) return result;
       }
-      if (!this.#emulated && (lapic?.eventRequested === true || kernel.work.pending !== 0)) return GO_ON;
-      if (!this.#emulated && (vcpu.pendingIoapicEoi >= 0 || this.#bus.tprAccessed || this.#ringFull))
-        return GO_ON;
+      if (processor) {
+        if (lapic?.eventRequested === true || kernel.work.pending !== 0 || vcpu.pendingIoapicEoi >= 0)
+          return GO_ON;
+        if (bus.tprAccessed) return GO_ON;
+        if (bus.ringPushed) {
+          bus.ringPushed = false;
+          if (this.#ringFull) return GO_ON;
+        }
+      }
     }
     return GO_ON;
   }
@@ -735,43 +714,15 @@ export class Runner {
     return 0;
   }
 
-  /** An instruction waits for user space: where it is, and its flags, which the emulator keeps. */
+  /** An instruction waits for user space. */
   #remember(unfinished: Unfinished): void {
-    const { r32 } = this.cpu.state;
     this.#unfinished = unfinished;
-    this.#waiting.set(r32.subarray(0, this.#waiting.length));
-    const hidden = !this.#emulated && this.#vcpu.debug.singleSteps ? TF : 0;
-    this.#waitingFlags = r32[2 * RFLAGS] & ~hidden;
+    this.#waiting.begin(!this.#emulated && this.#vcpu.debug.singleSteps ? TF : 0);
   }
 
-  /**
-   * User space may have moved RIP meanwhile. The emulator finishes what it has decoded (complete_emulated_io); a port access
-   * that the processor left to KVM is dropped (complete_fast_pio_in). False for the latter.
-   */
-  #returnToWaiting(unfinished: Unfinished): boolean {
-    const { r32 } = this.cpu.state;
-    const lo = this.#waiting[2 * RIP];
-    const hi = this.#waiting[2 * RIP + 1];
-    const moved = r32[2 * RIP] !== lo || r32[2 * RIP + 1] !== hi;
-    if (!this.#emulated && unfinished !== "mmio") return !moved;
-    r32[2 * RIP] = lo;
-    r32[2 * RIP + 1] = hi;
-    r32[2 * RFLAGS] = this.#waitingFlags;
-    this.#given.set(r32.subarray(0, this.#given.length));
-    return true;
-  }
-
-  /**
-   * Registers that user space set while an instruction waited stay: what the emulator puts into the one that it had decoded
-   * is lost (emulator_invalidate_register_cache; live 6.18 and 6.1). Strings and the stack count on from them.
-   */
-  #keepGiven(): void {
-    const { r32 } = this.cpu.state;
-    if (STRINGS.has(this.cpu.opcode) || this.#given.every((half, i) => half === this.#waiting[i])) return;
-    const [rspLo, rspHi] = [r32[2 * RSP], r32[2 * RSP + 1]];
-    r32.set(this.#given);
-    r32[2 * RSP] = rspLo;
-    r32[2 * RSP + 1] = rspHi;
+  /** Whether what waits is finished by the emulator. */
+  #byEmulator(unfinished: Unfinished): boolean {
+    return this.#emulated || unfinished === "mmio";
   }
 
   /** Hands over what user space answered, and runs the instruction that waits: 1 to go on, 0 for another exit. */
@@ -782,9 +733,12 @@ export class Runner {
     const unfinished = this.#unfinished;
     this.#unfinished = "nothing";
     if (unfinished === "nothing") return GO_ON;
-    if (unfinished !== "writes" && !this.#returnToWaiting(unfinished)) {
-      memory.forget();
-      return GO_ON;
+    if (unfinished !== "writes") {
+      if (this.#byEmulator(unfinished)) this.#waiting.takeUp();
+      else if (this.#waiting.moved) {
+        memory.forget();
+        return GO_ON;
+      }
     }
     switch (unfinished) {
       case "writes":
@@ -829,7 +783,7 @@ export class Runner {
     const ended = stop === RUNNING ? GO_ON : this.#stopped(stop);
     this.#finishing = false;
     if (stop !== RUNNING) return ended;
-    if (this.#emulated || unfinished === "mmio") this.#keepGiven();
+    if (this.#byEmulator(unfinished)) this.#waiting.end(cpu.opcode);
     const result = this.#stepped(true);
     if (unfinished === "mmio") this.#flagsWritten();
     return result < 0 ? GO_ON : result;
@@ -1023,21 +977,4 @@ export class Runner {
     }
     vcpu.events.tripleFault = true;
   }
-}
-
-/** Whether the instruction that raised it is run again after the handler. */
-const isFault = (vector: number): boolean =>
-  vector !== DB_VECTOR &&
-  vector !== BP_VECTOR &&
-  vector !== 4 &&
-  vector !== DF_FAULT &&
-  vector !== MACHINE_CHECK;
-
-/** #DE, #TS, #NP, #SS, #GP */
-const contributory = (vector: number): boolean => vector === 0 || (vector >= 10 && vector <= 13);
-
-/** Whether two exceptions in a row make a double fault (SDM volume 3, table "Conditions for Generating a Double Fault"). */
-function isContributory(first: number, second: number): boolean {
-  if (contributory(first)) return contributory(second);
-  return first === PAGE_FAULT && (contributory(second) || second === PAGE_FAULT);
 }

@@ -17,7 +17,7 @@ import {
 import { KVM_GET_REGS, KvmRegs } from "../../../lib/abi/kvm-x86.ts";
 import { load32, store32 } from "../../../lib/abi/struct.ts";
 import { byHand } from "../../../lib/kernel/work-queue.ts";
-import { guestPolicy } from "../../../lib/kvm/x86/run.ts";
+import { guestPolicy } from "../../../lib/kvm/x86/guest-policy.ts";
 import { Machine } from "../../../lib/machine/machine.ts";
 import { Guest } from "./guest.ts";
 import { mainline } from "./vm.ts";

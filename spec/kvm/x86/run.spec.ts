@@ -24,7 +24,7 @@ import {
   KVM_SET_GUEST_DEBUG,
 } from "../../../lib/abi/kvm-x86.ts";
 import { load32, load64, store32, store64 } from "../../../lib/abi/struct.ts";
-import { guestPolicy } from "../../../lib/kvm/x86/run.ts";
+import { guestPolicy } from "../../../lib/kvm/x86/guest-policy.ts";
 import { defaultProfile } from "../../../lib/machine/default-profile.ts";
 import { Machine } from "../../../lib/machine/machine.ts";
 import { CODE, Guest, type Mode } from "./guest.ts";
