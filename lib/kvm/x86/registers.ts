@@ -87,6 +87,21 @@ const eferFeatures = [
   { bit: EFER_AUTOIBRS, leaf: 0x8000_0021, register: EAX, feature: 1 << 8 },
 ];
 
+/** Looked up once for each host: by its CPUID. */
+const knownCr4 = new WeakMap<object, number>();
+
+/** Bits of CR4 that the host has. */
+function hostCr4(host: KvmHost): number {
+  const key = host.facts.supportedCpuid ?? host.facts;
+  let bits = knownCr4.get(key);
+  if (bits !== undefined) return bits;
+  bits = CR4_ALWAYS;
+  for (const { bit, leaf, register, feature } of cr4Features)
+    if (hostFeature(host, leaf, register, feature)) bits |= bit;
+  knownCr4.set(key, bits);
+  return bits;
+}
+
 /** Bits of EFER that KVM of this host knows: AMD's module adds its own. */
 export function supportedEfer(host: KvmHost): number {
   const common = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX;
@@ -255,13 +270,11 @@ export class Registers {
     if (host.behaviour.cr4IgnoresCpuid) return CR4_PVM;
     const { cpuid } = this.#vcpu;
     const guestAsked = host.behaviour.guestCapsFromCreation || cpuid.isSet;
+    const offered = hostCr4(host);
+    if (!guestAsked) return offered;
     let allowed = CR4_ALWAYS;
     for (const { bit, leaf, register, feature } of cr4Features)
-      if (
-        hostFeature(host, leaf, register, feature) &&
-        (!guestAsked || (cpuid.register(leaf, 0, register) & feature) !== 0)
-      )
-        allowed |= bit;
+      if ((offered & bit) !== 0 && (cpuid.register(leaf, 0, register) & feature) !== 0) allowed |= bit;
     return allowed;
   }
 
