@@ -14,7 +14,8 @@
  * milliseconds each.
  */
 import { type ChildProcess, fork } from "node:child_process";
-import { appendFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { build } from "esbuild";
@@ -138,7 +139,12 @@ for (const { id, failed } of coverage.tests)
 const time = running.reduce((sum, test) => sum + test.time, 0);
 say(`${running.length} tests, ${(time / 1000).toFixed(1)} s`);
 
+/** Which mutants each test comes past; kept as long as neither sources nor specs change. */
 async function covered(): Promise<CoverageResult> {
+  const hash = createHash("sha256").update(JSON.stringify([files, specs]));
+  for (const file of [...filesIn("lib"), ...filesIn("spec")]) hash.update(readFileSync(file));
+  const kept = `${folder}/coverage-${hash.digest("hex").slice(0, 16)}.json`;
+  if (existsSync(kept)) return JSON.parse(readFileSync(kept, "utf8"));
   const texts = new Map(instrumented.map((one) => [one.file, noting(one, bases.get(one.file) as number)]));
   const outfile = `${folder}/coverage.cjs`;
   const packages = await bundle(specs, texts, outfile);
@@ -149,6 +155,7 @@ async function covered(): Promise<CoverageResult> {
     1000000,
   );
   if (result === undefined) throw new Error("the tests do not run");
+  writeFileSync(kept, JSON.stringify(result));
   return result;
 }
 
