@@ -6,6 +6,10 @@
  *
  * Where a processor runs the guest, a page is noted when it is written first, and again once its entry was given back;
  * where KVM's emulator does, at every write.
+ *
+ * Missing: where a processor runs the guest, a page that is only read is noted as well if the host has it mapped for
+ * writing already (arch/x86/kvm/mmu/spte.c:make_spte; seen on 6.12 and 7.2 with huge pages); what the host has mapped is
+ * not known here.
  */
 import { EINVAL } from "../abi/errno.ts";
 import {
