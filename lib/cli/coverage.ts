@@ -18,7 +18,7 @@ import { systemIoctls } from "../kvm/system.ts";
 import { vcpuIoctls } from "../kvm/vcpu.ts";
 import { vmIoctls } from "../kvm/vm-ioctls.ts";
 import { architectures as machines } from "../machine/machine.ts";
-import { answeredRequests } from "../vfio/requests.ts";
+import { answeredRequests, spaprRequests } from "../vfio/requests.ts";
 import type { Output } from "./output.ts";
 import { type Column, drawTable } from "./table.ts";
 
@@ -39,6 +39,10 @@ function tablesOf(arch: Arch): Partial<Record<FileKind, ReadonlyMap<number, unkn
   if (kvm === undefined) return undefined;
   const listed: Partial<Record<FileKind, readonly Request[]>> = {
     ...answeredRequests,
+    "vfio-container": [
+      ...(answeredRequests["vfio-container"] ?? []),
+      ...(arch === "ppc64le" ? spaprRequests : []),
+    ],
     device: [KVM_SET_DEVICE_ATTR, KVM_GET_DEVICE_ATTR, KVM_HAS_DEVICE_ATTR],
     epoll: [EPIOCGPARAMS, EPIOCSPARAMS],
   };

@@ -6,6 +6,7 @@
 import type { FileKind, Request } from "../abi/ioctl.ts";
 import * as iommufd from "../abi/iommufd.ts";
 import * as vfio from "../abi/vfio.ts";
+import * as spapr from "../abi/vfio-spapr.ts";
 
 /** By kind of file, whatever IOMMU is behind a container. */
 export const answeredRequests: Partial<Record<FileKind, readonly Request[]>> = {
@@ -60,3 +61,15 @@ export const answeredRequests: Partial<Record<FileKind, readonly Request[]>> = {
     iommufd.IOMMU_HWPT_GET_DIRTY_BITMAP,
   ],
 };
+
+/** What a container of POWER answers beside, once it has the TCE driver (spapr-tce.ts). */
+export const spaprRequests: readonly Request[] = [
+  vfio.VFIO_IOMMU_ENABLE,
+  vfio.VFIO_IOMMU_DISABLE,
+  spapr.VFIO_IOMMU_SPAPR_TCE_GET_INFO,
+  spapr.VFIO_IOMMU_SPAPR_REGISTER_MEMORY,
+  spapr.VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY,
+  spapr.VFIO_IOMMU_SPAPR_TCE_CREATE,
+  spapr.VFIO_IOMMU_SPAPR_TCE_REMOVE,
+  spapr.VFIO_EEH_PE_OP,
+];

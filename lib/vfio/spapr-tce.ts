@@ -12,11 +12,27 @@
  * On pseries there is one window beside the default one, wherever it stands; a refused attempt to make another bars the
  * device from new ones for good (arch/powerpc/platforms/pseries/iommu.c:spapr_tce_create_table, 6.11).
  *
- * Missing: error handling (VFIO_EEH_PE_OP answers EINVAL), levels of tables, how large a window the hypervisor allows;
+ * Error handling (EEH): no device fails here, so the state is always normal, and everything that would bring a device back
+ * succeeds; errors cannot be injected (EIO), as recorded on powernv.
+ *
+ * Missing: levels of tables, how large a window the hypervisor allows;
  * pages larger than the processor's are not checked to lie in one piece of memory.
  */
-import { EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTTY, ENXIO, EPERM } from "../abi/errno.ts";
-import { store64 } from "../abi/struct.ts";
+import {
+  EBUSY,
+  EFAULT,
+  EINVAL,
+  EIO,
+  ENODEV,
+  ENOENT,
+  ENOMEM,
+  ENOSPC,
+  ENOTTY,
+  ENXIO,
+  EPERM,
+  ERANGE,
+} from "../abi/errno.ts";
+import { load32, store64 } from "../abi/struct.ts";
 import {
   VFIO_DMA_MAP_FLAG_READ,
   VFIO_DMA_MAP_FLAG_WRITE,
@@ -31,13 +47,17 @@ import {
   VfioIommuType1DmaUnmap,
 } from "../abi/vfio.ts";
 import {
+  VFIO_EEH_PE_INJECT_ERR,
   VFIO_EEH_PE_OP,
+  VFIO_EEH_PE_STATE_NORMAL,
   VFIO_IOMMU_SPAPR_INFO_DDW,
   VFIO_IOMMU_SPAPR_REGISTER_MEMORY,
   VFIO_IOMMU_SPAPR_TCE_CREATE,
   VFIO_IOMMU_SPAPR_TCE_GET_INFO,
   VFIO_IOMMU_SPAPR_TCE_REMOVE,
   VFIO_IOMMU_SPAPR_UNREGISTER_MEMORY,
+  VfioEehPeErr,
+  VfioEehPeOp,
   VfioIommuSpaprRegisterMemory,
   VfioIommuSpaprTceCreate,
   VfioIommuSpaprTceInfo,
@@ -59,6 +79,12 @@ const DEFAULT_SHIFT = 12;
 const BYTES_PER_TCE = 8n;
 /** bytes of the info struct without what version 2 added */
 const INFO_LEAST = 16;
+
+/** bytes of VfioEehPeOp without the error */
+const EEH_LEAST = 12;
+/** the last kind of access that an error may be injected into, and the last type (EEH_ERR_FUNC_MAX, EEH_ERR_TYPE_64) */
+const EEH_ERROR_FUNCTIONS = 19;
+const EEH_ERROR_64 = 1;
 
 /** what a hypercall that puts an entry past the end answers, handed on as it is */
 const H_PARAMETER = -4;
@@ -165,7 +191,7 @@ class SpaprTce implements Iommu {
       case VFIO_IOMMU_UNMAP_DMA.number:
         return this.#unmap(process, user);
       case VFIO_EEH_PE_OP.number:
-        return -EINVAL;
+        return this.#groups.size === 0 ? 0 : this.#errorHandling(user);
     }
     if (!this.#v2) {
       if (request === VFIO_IOMMU_ENABLE.number) return this.#enable(process);
@@ -205,6 +231,22 @@ class SpaprTce implements Iommu {
     if (!user.writable(written)) return -EFAULT;
     user.bytes.set(info.subarray(0, written), user.at);
     return 0;
+  }
+
+  /** ENODEV where the group is no unit of error handling; EFAULT; EINVAL: no such operation. */
+  #errorHandling(user: Argument): number {
+    if (!this.#tce.eeh) return -ENODEV;
+    if (!user.readable(EEH_LEAST)) return -EFAULT;
+    const argsz = load32(user.bytes, user.at);
+    const { flags, op } = VfioEehPeOp.offsetOf;
+    if (argsz < EEH_LEAST || load32(user.bytes, user.at + flags) !== 0) return -EINVAL;
+    const operation = load32(user.bytes, user.at + op);
+    if (operation < VFIO_EEH_PE_INJECT_ERR) return VFIO_EEH_PE_STATE_NORMAL;
+    if (operation > VFIO_EEH_PE_INJECT_ERR || argsz < VfioEehPeOp.size) return -EINVAL;
+    if (!user.readable(VfioEehPeOp.size)) return -EFAULT;
+    const { type, func } = VfioEehPeErr.decode(user.bytes, user.at + VfioEehPeOp.size - VfioEehPeErr.size);
+    if (func > EEH_ERROR_FUNCTIONS) return -EINVAL;
+    return type > EEH_ERROR_64 ? -ERANGE : -EIO;
   }
 
   // --- version 1 --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ import {
   EBUSY,
   EFAULT,
   EINVAL,
+  EIO,
   ENODEV,
   ENOENT,
   ENOMEM,
@@ -10,6 +11,7 @@ import {
   ENOTTY,
   ENXIO,
   EPERM,
+  ERANGE,
 } from "../../lib/abi/errno.ts";
 import {
   VFIO_CHECK_EXTENSION,
@@ -22,6 +24,8 @@ import {
   VfioIommuType1DmaUnmap,
 } from "../../lib/abi/vfio.ts";
 import {
+  VFIO_EEH_PE_INJECT_ERR,
+  VFIO_EEH_PE_OP,
   VFIO_IOMMU_SPAPR_REGISTER_MEMORY,
   VFIO_IOMMU_SPAPR_TCE_CREATE,
   VFIO_IOMMU_SPAPR_TCE_GET_INFO,
@@ -34,6 +38,7 @@ import {
 } from "../../lib/abi/vfio-spapr.ts";
 import { MAP_ANONYMOUS, MAP_PRIVATE, type Process, RLIMIT_MEMLOCK } from "../../lib/kernel/process.ts";
 import type { TceDescription } from "../../lib/vfio/host.ts";
+import { spaprRequests } from "../../lib/vfio/requests.ts";
 import { container, fakeHost, int, processOn } from "./fake-host.ts";
 
 const PAGE = 4096;
@@ -278,4 +283,58 @@ test("no windows, no driver", () => {
   const iommu = { kind: "spapr", interruptRemapping: true, cpus: 1 } as const;
   const process = processOn(fakeHost("6.12", { arch: "ppc64le", iommu }));
   expect(container(process, 2, "1").answer).toBe(-ENODEV);
+});
+
+describe("error handling", () => {
+  const operate = (
+    { process, fd }: Setup,
+    op: number,
+    argsz = 40,
+    flags = 0,
+    error: readonly number[] = [],
+  ) => {
+    const bytes = new Uint8Array(40);
+    new Uint32Array(bytes.buffer).set([argsz, flags, op, 0, ...error]);
+    return process.ioctl(fd, VFIO_EEH_PE_OP, bytes);
+  };
+
+  test("every operation but an injection succeeds, and what is none is refused", () => {
+    const made = setup(7, { eeh: true });
+    const answers = Array.from({ length: 12 }, (_, op) => operate(made, op, 12));
+    expect(answers).toEqual([0, 0, 0, 0, 0, 0, 0, 0, 0, -EINVAL, -EINVAL, -EINVAL]);
+  });
+
+  test("sizes, flags and pointers", () => {
+    const made = setup(7, { eeh: true });
+    expect([0, 11, 12, 39, 40].map((argsz) => operate(made, 4, argsz))).toEqual([-EINVAL, -EINVAL, 0, 0, 0]);
+    expect(operate(made, 4, 40, 1)).toBe(-EINVAL);
+    expect(made.process.ioctl(made.fd, VFIO_EEH_PE_OP, 0)).toBe(-EFAULT);
+  });
+
+  test.each([
+    [0, 0, EIO],
+    [1, 19, EIO],
+    [2, 19, ERANGE],
+    [2, 20, EINVAL],
+    [0, 20, EINVAL],
+  ])("an error of type %i into function %i is refused", (type, func, errno) => {
+    const made = setup(7, { eeh: true });
+    expect(operate(made, VFIO_EEH_PE_INJECT_ERR, 40, 0, [type, func])).toBe(-errno);
+    expect(operate(made, VFIO_EEH_PE_INJECT_ERR, 39, 0, [type, func])).toBe(-EINVAL);
+  });
+
+  test("a group that is no unit of it: not even the pointer is looked at", () => {
+    const { process, fd } = setup(7);
+    expect(process.ioctl(fd, VFIO_EEH_PE_OP, 0)).toBe(-ENODEV);
+  });
+});
+
+test("what is listed as answered is known to one version or the other", () => {
+  const answers = spaprRequests.map((request) =>
+    ([2, 7] as const).map((type) => {
+      const { process, fd } = setup(type);
+      return process.ioctl(fd, request, 0) !== -ENOTTY;
+    }),
+  );
+  expect(answers.map((known) => known.includes(true))).toEqual(spaprRequests.map(() => true));
 });
