@@ -16,7 +16,7 @@ const names = ["traces", "recorded"]
   .flatMap((folder) => readdirSync(root + folder).map((name) => `${folder}/${name}`))
   .filter((name) => (name.includes("vfio-") && SCENARIO.test(name)) || OTHER_ARCHITECTURES.test(name));
 
-test("none is missing", () => expect(names.length).toBe(55));
+test("none is missing", () => expect(names.length).toBe(57));
 
 test.each(names)("%s", (name) => {
   const result = replay(readTrace(root + name, name));
