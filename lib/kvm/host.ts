@@ -104,6 +104,10 @@ export interface X86Behaviour {
   readonly gifWithoutSvme: boolean;
   /** whether CPUID tells of being woken follows the table that is set; before, the one that was there */
   readonly unhaltFollowsTable: boolean;
+  /** in x2APIC mode KVM_SET_LAPIC does not change the id */
+  readonly x2apicIdFixed: boolean;
+  /** an INIT leaves NMIs masked: AMD's module keeps that beside the processor's state */
+  readonly nmiMaskOutlivesInit: boolean;
   /** SGX's leaf of CPUID stays as it was set; before, it followed XSAVE's */
   readonly sgxLeafKept: boolean;
   /** KVM_PRE_FAULT_MEMORY is known */
@@ -116,6 +120,8 @@ export interface X86Behaviour {
   readonly memoryAttributes: boolean;
   /** KVM_CAP_X86_DISABLE_EXITS and a VM's KVM_SET_TSC_KHZ come before the first vCPU */
   readonly settledByVcpus: boolean;
+  /** a ring of coalesced writes is full when one entry is left; before, it was earlier */
+  readonly coalescedRingWhole: boolean;
   /** kvm_run shows the result of every hypercall, not of those alone that user space answers */
   readonly hypercallResultShown: boolean;
   /** a TSC that user space writes is compared with what user space wrote before, not with what a vCPU started with */

@@ -232,6 +232,18 @@ export const behaviourTable: readonly Row[] = [
       "arch/x86/kvm/cpuid.c:kvm_set_cpuid (6.1); traces: x86_64-svm-6.1/unhalt call 6 shows the bit; the releases between 6.1 and 6.12 are not recorded",
   },
   {
+    behaviour: "x2apicIdFixed",
+    since: "6.12",
+    source:
+      "arch/x86/kvm/lapic.c:kvm_apic_state_fixup (6.1); traces: x86_64-svm-6.1/x2apic_state call 23; the releases between 6.1 and 6.12 are not recorded",
+  },
+  {
+    behaviour: "nmiMaskOutlivesInit",
+    since: "6.4",
+    flavour: "svm",
+    source: "arch/x86/kvm/svm/svm.c:svm_set_nmi_mask; traces: x86_64-svm-6.1/nmi_mask 0 after INIT, -6.12 1",
+  },
+  {
     behaviour: "sgxLeafKept",
     since: "6.12",
     source:
@@ -260,6 +272,12 @@ export const behaviourTable: readonly Row[] = [
     flavour: "svm",
     source:
       "virt/kvm/kvm_main.c:kvm_vm_ioctl_set_mem_attributes; traces: x86_64-svm-6.1/special ENOTTY, -6.12 EINVAL",
+  },
+  {
+    behaviour: "coalescedRingWhole",
+    since: "6.12",
+    source:
+      "virt/kvm/coalesced_mmio.c:coalesced_mmio_has_room (6.1); traces: x86_64-svm-6.1/run_memory full at 85, -6.12 at 169; the releases between are not recorded",
   },
   {
     behaviour: "hypercallResultShown",

@@ -218,7 +218,10 @@ export function tellApics(vm: X86Vm): void {
   settings.busCycleNs = apicBusCycleNs;
   settings.broadcastsEveryEoi = broadcastsEveryEoi;
   settings.smm = vm.hasSmm;
-  settings.oneToOneIdMap = vm.vm.host.behaviour.sharedApicIds;
+  const { flavour, behaviour } = vm.vm.host;
+  settings.oneToOneIdMap = behaviour.sharedApicIds;
+  settings.readonlyX2apicId = behaviour.x2apicIdFixed;
+  settings.splitX2apicIcr = flavour === "svm";
 }
 
 /** What KVM_CHECK_EXTENSION(KVM_CAP_X2APIC_API) answers: bit 2 needs a split irqchip. */

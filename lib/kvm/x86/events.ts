@@ -108,11 +108,12 @@ export class Events {
   }
 
   /** INIT: nothing waits any more. */
-  reset(): void {
+  reset(keepsNmiMask: boolean): void {
     this.exception.injected = this.exception.pending = false;
     this.interrupt.injected = false;
     this.shadow = 0;
-    this.nmi.injected = this.nmi.masked = false;
+    this.nmi.injected = false;
+    if (!keepsNmiMask) this.nmi.masked = false;
     this.nmi.pending = 0;
     this.smi.smm = this.smi.pending = this.smi.insideNmi = false;
   }
@@ -269,7 +270,9 @@ function takeSmmState({ smi }: Events, bytes: Uint8Array, at: number): void {
 
 /** An INIT is kept back in system management mode: a vCPU that has had one, and waits for its start, is not in it. */
 const startsLater = (vcpu: X86Vcpu, bytes: Uint8Array, at: number): boolean =>
-  (bytes[at] === 0 && bytes[at + 1] === 0) || vcpu.mpState !== KVM_MP_STATE_INIT_RECEIVED;
+  vcpu.vcpu.vm.host.behaviour.startStatesAnyTime ||
+  (bytes[at] === 0 && bytes[at + 1] === 0) ||
+  vcpu.mpState !== KVM_MP_STATE_INIT_RECEIVED;
 
 /** ENOTTY where this KVM has no system management mode. */
 function smiNow(file: VcpuFile): number {

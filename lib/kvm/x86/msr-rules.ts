@@ -89,6 +89,7 @@ const whereCpuid = (has: (vcpu: X86Vcpu) => boolean, there: MsrRule, absent: Msr
   read: (vcpu, index) => (has(vcpu) ? there : absent).read(vcpu, index),
   write: (vcpu, index, value) => (has(vcpu) ? there : absent).write(vcpu, index, value),
 });
+const hasHyperv = ({ vcpu }: X86Vcpu): boolean => vcpu.vm.host.facts.hypervCpuid !== undefined;
 const hasLapic = (vcpu: X86Vcpu): boolean => vcpu.lapic !== undefined;
 
 /** The value that the host reports as a feature. */
@@ -455,6 +456,7 @@ const rows: readonly Row[] = [
   [0x6e0, 0x6e0, tscDeadline],
   [0x800, 0x8ff, x2apic],
   [0xda0, 0xda0, xss],
+  [0x4000_0000, 0x4000_0000, whereCpuid(hasHyperv, stored(), absent)], // HV_X64_MSR_GUEST_OS_ID
   [0x4b56_4d00, 0x4b56_4d00, whereOffered(3, wallClock)],      // KVM_WALL_CLOCK
   [0x4b56_4d01, 0x4b56_4d01, whereOffered(3, systemTime)],
   [0x4b56_4d02, 0x4b56_4d02, whereOffered(4, asyncPfEnable)],

@@ -134,7 +134,7 @@ export class X86Vcpu implements VcpuArch {
       lapic.nmiQueued = 0;
       this.lapicClock!.follow();
     }
-    this.events.reset();
+    this.events.reset(this.vm.vm.host.behaviour.nmiMaskOutlivesInit);
     this.debug.reset();
     this.msrs.init();
     this.registers.reset();
