@@ -49,7 +49,11 @@ export class CoalescedZone implements IoDevice {
     const entries = Math.floor((ring.length - HEADER) / KvmCoalescedMmio.size);
     const last = load32(ring, 4);
     if (last >= entries) return false;
-    const free = (load32(ring, 0) - last - 1 + entries) % entries;
+    const first = load32(ring, 0);
+    // older releases count modulo 2^32 first: with 170 entries a ring that nobody empties is full at 85
+    const free = this.#vm.host.behaviour.coalescedRingWhole
+      ? (first - last - 1 + entries) % entries
+      : ((first - last - 1) >>> 0) % entries;
     if (free === 0) return false;
     const entry = HEADER + last * KvmCoalescedMmio.size;
     store64(ring, entry, address);

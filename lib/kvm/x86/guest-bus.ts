@@ -22,6 +22,7 @@ import { LAPIC_EOI, LAPIC_FAULT, LAPIC_NOT_HERE, LAPIC_SEND_IPI } from "../../ha
 import { PIT_NOTHING } from "../../hardware/pit.ts";
 import { type Bus, MSR_EXIT, MSR_FAULT } from "../../hardware/x86/bus.ts";
 import type { Cpu } from "../../hardware/x86/cpu.ts";
+import { EXIT_BAD_ADDRESS } from "../../hardware/x86/memory.ts";
 import { CR0, CR0_PG, CR8, EFER_NX, RAX, RBX, RCX } from "../../hardware/x86/state.ts";
 import { PROT_READ, PROT_WRITE } from "../../kernel/address-space.ts";
 import type { MemorySlot } from "../memory-slots.ts";
@@ -67,8 +68,6 @@ export class GuestBus implements Bus {
   readonly #vcpu: X86Vcpu;
   /** the processor behind this bus, for MSRs that are registers of it */
   cpu!: Cpu;
-  /** a slot's memory is not mapped: the run ends with EFAULT */
-  badAddress = false;
   /** why an MSR access goes to user space */
   msrReason = 0;
 
@@ -89,7 +88,7 @@ export class GuestBus implements Bus {
     if (forWriting && (slot.flags & KVM_MEM_READONLY) !== 0) return false;
     const address = slot.userspaceAddress + (frame - slot.baseFrame) * PAGE;
     if (!vm.mm.locate(address, PAGE, forWriting ? PROT_WRITE : PROT_READ)) {
-      this.badAddress = true;
+      if (!vm.host.behaviour.kernelCodeEmulated) this.cpu.memory.wait(EXIT_BAD_ADDRESS, 0, 0);
       return false;
     }
     this.bytes = vm.mm.bytes;

@@ -34,6 +34,7 @@ import {
   DF_FAULT,
   EXCEPTION,
   EXECUTE,
+  EXIT_BAD_ADDRESS,
   EXIT_HYPERCALL,
   EXIT_MMIO,
   EXIT_PORT_IN,
@@ -195,7 +196,6 @@ export class Runner {
     this.#takeTrapFlag();
     this.cpu.memory.physicalBits = vcpu.cpuid.physicalAddressBits;
     this.cpu.memory.refresh();
-    this.#bus.badAddress = false;
     this.cpu.breakpointTrapped = !this.#emulated && vcpu.debug.usesInstruction;
     let result = this.#finishLast();
     if (result > 0 && this.#leavesAtOnce) result = -EINTR;
@@ -239,7 +239,7 @@ export class Runner {
     storeRegisters(this.cpu.state, vcpu);
     vcpu.registers.sregs.cr8Lo = this.cpu.bus.readCr8();
     if (vcpu.lapic === undefined) vcpu.registers.cr8 = this.cpu.bus.readCr8();
-    return this.#save(this.#bus.badAddress && !this.#emulated ? -EFAULT : result);
+    return this.#save(result);
   }
 
   /** post_kvm_run_save: what user space reads after every call. */
@@ -674,6 +674,10 @@ export class Runner {
       case EXIT_HYPERCALL:
         this.#hypercall();
         return 0;
+      case EXIT_BAD_ADDRESS:
+        memory.forget();
+        memory.postedCount = 0;
+        return -EFAULT;
       default:
         this.#failEmulation();
         return 0;
