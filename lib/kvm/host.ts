@@ -120,6 +120,10 @@ export interface X86Behaviour {
   readonly memoryAttributes: boolean;
   /** KVM_CAP_X86_DISABLE_EXITS and a VM's KVM_SET_TSC_KHZ come before the first vCPU */
   readonly settledByVcpus: boolean;
+  /** of kvm_valid_regs and kvm_dirty_regs the low half counts… */
+  readonly syncRegsCut: boolean;
+  /** …and again the whole */
+  readonly syncRegsWhole: boolean;
   /** a ring of coalesced writes is full when one entry is left; before, it was earlier */
   readonly coalescedRingWhole: boolean;
   /** kvm_run shows the result of every hypercall, not of those alone that user space answers */

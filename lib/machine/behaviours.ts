@@ -274,6 +274,18 @@ export const behaviourTable: readonly Row[] = [
       "virt/kvm/kvm_main.c:kvm_vm_ioctl_set_mem_attributes; traces: x86_64-svm-6.1/special ENOTTY, -6.12 EINVAL",
   },
   {
+    behaviour: "syncRegsCut",
+    since: "6.12",
+    source:
+      "traces: x86_64-svm-6.1/run_sync_regs refuses bit 32 of kvm_valid_regs, -6.12 does not; the releases between are not recorded",
+  },
+  {
+    behaviour: "syncRegsWhole",
+    since: "6.18",
+    source:
+      "traces: x86_64-kvm-6.18-more/run_sync_regs and x86_64-svm-7.2/run_sync_regs refuse bit 32 of kvm_valid_regs; the releases since 6.12 are not recorded",
+  },
+  {
     behaviour: "coalescedRingWhole",
     since: "6.12",
     source:

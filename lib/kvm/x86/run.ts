@@ -181,7 +181,7 @@ export class Runner {
     bytes[FLAGS] = bytes[FLAGS + 1] = 0;
     this.#starting = vcpu.mpState === KVM_MP_STATE_UNINITIALIZED;
     if (this.#starting) return this.#leave(this.#leavesAtOnce ? -EINTR : this.#waitForStart());
-    if (unknownRegisters(bytes, VALID_REGS) || unknownRegisters(bytes, DIRTY_REGS))
+    if (unknownRegisters(vcpu, bytes, VALID_REGS) || unknownRegisters(vcpu, bytes, DIRTY_REGS))
       return this.#save(-EINVAL);
     if (load32(bytes, DIRTY_REGS) !== 0) {
       const failed = readSyncRegs(vcpu, bytes);

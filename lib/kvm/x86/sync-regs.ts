@@ -20,9 +20,12 @@ import type { X86Vcpu } from "./vcpu.ts";
 const { sregs, events } = KvmSyncRegs.offsetOf;
 const KNOWN = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
 
-/** Whether a field of 64 bits names registers that there are not. */
-export const unknownRegisters = (page: Uint8Array, at: number): boolean =>
-  (load32(page, at) & ~KNOWN) !== 0 || load32(page, at + 4) !== 0;
+/** Whether a field of 64 bits names registers that there are not; some releases look at its low half alone. */
+export function unknownRegisters({ vcpu }: X86Vcpu, page: Uint8Array, at: number): boolean {
+  if ((load32(page, at) & ~KNOWN) !== 0) return true;
+  const { syncRegsCut, syncRegsWhole } = vcpu.vm.host.behaviour;
+  return load32(page, at + 4) !== 0 && (!syncRegsCut || syncRegsWhole);
+}
 
 /** 0, or −EINVAL for registers that cannot be. What was taken is not dirty any more. */
 export function readSyncRegs(vcpu: X86Vcpu, page: Uint8Array): number {
