@@ -123,7 +123,8 @@ export const optionsOf = (kernel: Kernel, patience: number): RunOptions => ({
 });
 
 function compareSteps(ours: Step, theirs: Step, counts: Counts): string | undefined {
-  if (ours.call !== theirs.call) return `calls ${ours.call}, the other ${theirs.call}`;
+  if (ours.call !== theirs.call || ours.bytes.length !== theirs.bytes.length)
+    return `calls ${ours.call}, the other ${theirs.call}`;
   if (ours.result !== theirs.result)
     return `answered ${answer(ours.result)}, the kernel answered ${answer(theirs.result)}`;
   for (let i = 0; i < theirs.bytes.length; i++) {

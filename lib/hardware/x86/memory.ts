@@ -305,6 +305,9 @@ export class Memory {
       for (let i = 0; i < length; i++) this.data[i] = this.log[answer + i];
       return true;
     }
+    // an answer is for the access that waits for it, even if run again it would go elsewhere
+    if (this.keepsAll && first < this.logCount) linear = this.#waitingAt;
+    this.#waitingAt = linear;
     for (let done = 0; done < length; ) {
       if (this.stop !== RUNNING) return false;
       const at = this.#wrapped(linear + done);
@@ -341,6 +344,8 @@ export class Memory {
   keepsAll = false;
   /** so many answers are of accesses as a whole, not of their parts */
   #whole = 0;
+  /** where the access is that waits */
+  #waitingAt = 0;
   /** what stops an access that no memory answers, where a device may not: SHUTDOWN or RETRY */
   refuses: number = RUNNING;
 

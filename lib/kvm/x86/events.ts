@@ -72,7 +72,8 @@ export class Events {
   readonly interrupt = { injected: false, nr: 0, soft: false };
   /** blocking by STI or MOV SS, KVM_X86_SHADOW_INT_* */
   shadow = 0;
-  readonly nmi = { injected: false, pending: 0, masked: false };
+  /** `requested`: one was sent since the vCPU last looked, which wakes it even where NMIs are masked */
+  readonly nmi = { injected: false, pending: 0, masked: false, requested: false };
   /** system management mode: on; an SMI came, and was seen; NMIs were masked when it was entered */
   readonly smi = { smm: false, requested: false, pending: false, insideNmi: false };
   tripleFault = false;
@@ -130,6 +131,7 @@ export class Events {
 
 /** NMIs that came as messages wait at the local APIC until the vCPU looks; those beyond the limit are one. */
 function takeNmis({ lapic, events }: X86Vcpu): void {
+  events.nmi.requested = false;
   events.queueNmi(lapic?.nmiQueued ?? 0);
   if (lapic !== undefined) lapic.nmiQueued = 0;
 }
@@ -313,7 +315,9 @@ export const eventIoctls: readonly Entry<VcpuFile>[] = [
   [
     KVM_NMI,
     (file) => {
-      of(file).events.queueNmi();
+      const { events } = of(file);
+      events.queueNmi();
+      events.nmi.requested = true;
       return 0;
     },
   ],

@@ -206,6 +206,7 @@ export class Irqchip implements IrqArch {
   /** A LAPIC reports the end of a vector (kvm_ioapic_update_eoi): notifiers first, then the line is looked at again. */
   ioapicEoi(lapic: Lapic, vector: number, levelTriggered: boolean): void {
     const ioapic = this.ioapic!;
+    if (!this.#handles(lapic, vector)) return;
     ioapic.rtcEoi(lapic.vcpuId, vector);
     for (let pin = ioapic.nextPin(vector, 0); pin >= 0; pin = ioapic.nextPin(vector, pin + 1)) {
       this.vm.routing.notifyAcked(KVM_IRQCHIP_IOAPIC, pin);
@@ -213,6 +214,15 @@ export class Irqchip implements IrqArch {
       if (result === DELAYED)
         this.vm.kernel.clock.arm(this.#redelivery, this.vm.kernel.clock.now + EOI_INJECT_DELAY);
     }
+  }
+
+  /** Whether EOIs of a vector are reported: a pin that has it is one that wants them (kvm_ioapic_handles_vector). */
+  #handles(lapic: Lapic, vector: number): boolean {
+    const ioapic = this.ioapic!;
+    if (ioapic.rtcVectorOf(lapic.vcpuId) === vector) return true;
+    for (let pin = ioapic.nextPin(vector, 0); pin >= 0; pin = ioapic.nextPin(vector, pin + 1))
+      if (ioapic.wantsEoi(pin, this.vm.routing.hasNotifier(KVM_IRQCHIP_IOAPIC, pin))) return true;
+    return false;
   }
 
   #redeliver(): void {

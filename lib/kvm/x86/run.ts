@@ -382,7 +382,8 @@ export class Runner {
       return mpState !== KVM_MP_STATE_INIT_RECEIVED || (lapic.pendingEvents & 2) !== 0;
     if (mpState === KVM_MP_STATE_INIT_RECEIVED) return false;
     if (events.exception.pending || events.tripleFault || lapic?.pvUnhalted === true) return true;
-    this.#takeNmis();
+    // an NMI that has just been sent wakes, masked or not: it is looked at on the way into the guest (KVM_REQ_NMI)
+    if (events.nmi.requested || (lapic !== undefined && lapic.nmiQueued !== 0)) return true;
     if (events.nmi.pending !== 0 && !this.cpu.state.nmiMasked) return true;
     if ((this.cpu.state.r32[2 * RFLAGS] & IF) === 0) return false;
     return events.interrupt.injected || hasInterrupt(this.#vcpu);
@@ -390,6 +391,7 @@ export class Runner {
 
   #takeNmis(): void {
     const { lapic, events } = this.#vcpu;
+    events.nmi.requested = false;
     if (lapic === undefined || lapic.nmiQueued === 0) return;
     events.nmi.masked = this.cpu.state.nmiMasked;
     events.queueNmi(lapic.nmiQueued);
