@@ -4,7 +4,8 @@
  * vCPU shares, the guest's memory, and the parts that the operation names.
  *
  * A guest that runs on and on is stopped from outside, anywhere: then the program ends, and only that it had to be stopped
- * is compared. A vCPU that sleeps is stopped where it is, and the program goes on.
+ * is compared. A vCPU that sleeps is stopped where it is, and the program goes on. In a storm of interrupts a vCPU sleeps now
+ * and then (KVM lets it, for 10 ms after 10,000 of them), so a real one may be found asleep where the fake runs on.
  */
 import { EAGAIN, EINTR } from "../abi/errno.ts";
 import {
@@ -41,6 +42,9 @@ const MMIO_IS_WRITE = UNION + 20;
 const MSR_ERROR = UNION;
 const MSR_DATA = UNION + 16;
 const PIO_DATA = 0x1000;
+
+/** What KVM_RUN is said to answer where the kernel underneath knows that the guest would have run on. */
+export const RUNNING_ON = Number.NEGATIVE_INFINITY;
 
 type Answer = Omit<Step, "operation">;
 
@@ -91,10 +95,12 @@ export function* runGuest(
   for (const { at, bytes } of operation.page) page.set(fromHex(bytes), at);
   const answers = new Answers(operation.answers);
   for (let i = 0; i < operation.times; i++) {
-    const result = run.enter(vcpu);
-    run.over = result === -EINTR && page[IMMEDIATE_EXIT] === 0 && runnable(run, vcpu);
+    const answered = run.enter(vcpu);
+    const result = answered === RUNNING_ON ? -EINTR : answered;
+    const stopped = result === -EINTR && page[IMMEDIATE_EXIT] === 0;
+    run.over = stopped && (answered === RUNNING_ON || runnable(run, vcpu));
     const told = { call: "KVM_RUN", request: KVM_RUN.number, result };
-    if (run.over) yield { ...told, bytes: [] };
+    if (run.over) yield { ...told, bytes: [], over: true };
     if (run.over) return;
     yield { ...told, bytes: [page] };
     yield { call: "memory", result: 0, bytes: [guestMemory(run)] };

@@ -44,6 +44,8 @@ export interface Step {
   readonly bytes: readonly Uint8Array[];
   /** which operation of the program it belongs to */
   readonly operation: number;
+  /** a guest ran until it was stopped: the last step of its program */
+  readonly over?: boolean;
 }
 
 /** What the caller does for a program. */

@@ -1,11 +1,15 @@
 /** The two kernels of a campaign: the fake with the profile of this host, and the real one. */
+import { EINTR } from "../abi/errno.ts";
 import { KVM_RUN } from "../abi/kvm.ts";
+import type { Kernel as FakeKernel } from "../kernel/kernel.ts";
+import type { Syscalls } from "../kernel/syscalls.ts";
 import { guestPolicy } from "../kvm/x86/guest-policy.ts";
 import { Machine } from "../machine/machine.ts";
 import { profileFromHeader } from "../machine/profile.ts";
 import type { NativeKernel } from "../native/native.ts";
 import type { TraceHeader } from "../trace/format.ts";
 import type { Kernel } from "./differential.ts";
+import { RUNNING_ON } from "./guest-run.ts";
 
 /** Milliseconds that a real kernel's threads get, by patience. */
 const SETTLE_MS = [1, 4, 15];
@@ -27,12 +31,23 @@ export const nativeSide = (native: NativeKernel): Kernel => ({
 /** The fake on a host: a new machine for each program. */
 export function fakeSide(header: TraceHeader): Kernel {
   const profile = profileFromHeader(header);
+  const kernels = new WeakMap<Syscalls, FakeKernel>();
   return {
     process() {
       const machine = new Machine(profile);
       guestPolicy(machine.kernel).budget = RUN_INSTRUCTIONS;
-      return machine.process();
+      const process = machine.process();
+      kernels.set(process, machine.kernel);
+      return process;
     },
     settle: (process) => process.settle(),
+    enter(process, vcpu) {
+      const deadlocks = kernels.get(process)?.deadlocks;
+      const before = deadlocks?.length;
+      const result = process.ioctl(vcpu, KVM_RUN.number, 0);
+      return result === -EINTR && deadlocks !== undefined && deadlocks.length === before
+        ? RUNNING_ON
+        : result;
+    },
   };
 }

@@ -23,11 +23,8 @@ export function hasInterrupt(vcpu: X86Vcpu): boolean {
   return hasExternal(vcpu) || lapic.hasInterrupt() !== -1;
 }
 
-/**
- * Takes the next interrupt: its vector, or −1 (kvm_cpu_get_interrupt). `ended`: the local APIC does not keep it in
- * service.
- */
-export function takeInterrupt(vcpu: X86Vcpu, ended: boolean): number {
+/** Takes the next interrupt: its vector, or −1 (kvm_cpu_get_interrupt). */
+export function takeInterrupt(vcpu: X86Vcpu): number {
   const { lapic, vm } = vcpu;
   if (lapic === undefined) return -1;
   if (hasExternal(vcpu)) {
@@ -40,11 +37,7 @@ export function takeInterrupt(vcpu: X86Vcpu, ended: boolean): number {
     vm.irqchip!.picChanged();
     return vector;
   }
-  const vector = lapic.takeInterrupt();
-  if (vector === -1 || !ended) return vector;
-  lapic.eoi();
-  sendIoapicEoi(vcpu);
-  return vector;
+  return lapic.takeInterrupt();
 }
 
 /** An interrupt that was taken before reaches the guest now: the local APIC does not keep it in service any longer. */

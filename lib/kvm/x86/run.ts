@@ -911,11 +911,14 @@ export class Runner {
       return this.#deliver(NMI_VECTOR, "external", -1);
     }
     if ((state.r32[2 * RFLAGS] & IF) === 0 || this.#shadow !== 0) return true;
-    const vector = takeInterrupt(this.#vcpu, this.#emulated);
+    const vector = takeInterrupt(this.#vcpu);
     if (vector < 0) return true;
     interrupt.nr = vector;
     interrupt.soft = false;
-    return this.#deliver(vector, "external", -1);
+    if (!this.#deliver(vector, "external", -1)) return false;
+    // pvm ends it as soon as the guest has it (recorded)
+    if (this.#emulated) endInterrupt(this.#vcpu, vector);
+    return true;
   }
 
   /**
@@ -937,7 +940,7 @@ export class Runner {
       nmi.pending--;
       nmi.injected = state.nmiMasked = true;
     } else if ((state.r32[2 * RFLAGS] & IF) !== 0) {
-      const vector = takeInterrupt(vcpu, false);
+      const vector = takeInterrupt(vcpu);
       if (vector >= 0) vcpu.events.queueInterrupt(vector);
     }
   }
