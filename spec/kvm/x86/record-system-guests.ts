@@ -1,7 +1,7 @@
 /**
- * Records what programs of the processor's own instructions, or of `any`, do on this host's kernel:
+ * Records what programs of the processor's own instructions, of `any`, or of the FPU's (`vector`), do on this host's kernel:
  *
- *     node spec/run.mjs spec/kvm/x86/record-system-guests.ts COUNT SEED FILE [any]
+ *     node spec/run.mjs spec/kvm/x86/record-system-guests.ts COUNT SEED FILE [any | vector]
  *
  * Programs that do not come to an end are left out, and those that answer differently a second time.
  */
@@ -24,7 +24,7 @@ const lines = [
     kvm,
   }),
 ];
-const generator = programs(Number(seed), kind === "any");
+const generator = programs(Number(seed), kind === "any" || kind === "vector" ? kind : "system");
 let left = 0;
 while (lines.length <= Number(count)) {
   const program = generator.next().value;

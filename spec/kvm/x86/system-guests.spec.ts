@@ -15,6 +15,7 @@ const SLICE = 50;
 describe.each([
   ["system", 2400, 24],
   ["any", 1600, 1],
+  ["vector", 600, 4],
 ] as const)("instructions: %s", (kind, count, different) => {
   const recorded: (Program & Outcome)[] = gunzipSync(
     readFileSync(new URL(`x86_64-6.18-pvm-${kind}.jsonl.gz`, folder)),

@@ -8,8 +8,11 @@ import {
   KVM_GET_DEBUGREGS,
   KVM_GET_SREGS,
   KVM_GET_VCPU_EVENTS,
+  KVM_GET_XSAVE,
   KVM_SET_SREGS,
+  KVM_SET_XSAVE,
   KvmRegs,
+  KvmSregs,
 } from "../../../lib/abi/kvm-x86.ts";
 import { load32, store16, store32, store64 } from "../../../lib/abi/struct.ts";
 import type { Syscalls } from "../../../lib/kernel/syscalls.ts";
@@ -21,6 +24,8 @@ export interface Program {
   code: string;
   /** rax rbx rcx rdx rsi rdi rsp rbp r8–r15 rip rflags, hexadecimal */
   regs: string[];
+  /** bits of CR0 and CR4 that are set beside the usual ones, and a pattern in every register of the FPU */
+  fpu?: { cr0: number; cr4: number };
   /** what stands in memory beside the tables that every guest has */
   patches: [at: number, bytes: string][];
 }
@@ -36,6 +41,8 @@ export interface Run {
   /** bytes of struct kvm_sregs and struct kvm_debugregs that are not what they were before the first run */
   sregs: [at: number, bytes: string][];
   debugregs: string;
+  /** where the program has a pattern in them: bytes of the legacy part of struct kvm_xsave that are not what they were */
+  fpu?: [at: number, bytes: string][];
 }
 
 export interface Outcome {
@@ -90,6 +97,23 @@ function enterUser(guest: Guest): void {
   guest.kernel.ioctl(guest.vcpu, KVM_SET_SREGS, sregs);
 }
 
+/** The legacy part of struct kvm_xsave: FXSAVE's 512 bytes, and which parts are in use. */
+const XSAVE = 4096;
+const FPU = 520;
+
+/** Registers full of numbers, control words as after reset. */
+function enterFpu(guest: Guest, { cr0, cr4 }: { cr0: number; cr4: number }): void {
+  const area = guest.get(KVM_GET_XSAVE.number, XSAVE);
+  for (let i = 0; i < 128; i++) area[32 + i] = i % 16 < 10 ? 3 * i + 1 : 0;
+  for (let i = 0; i < 256; i++) area[160 + i] = 5 * i + 7;
+  area[512] |= 3;
+  guest.kernel.ioctl(guest.vcpu, KVM_SET_XSAVE, area);
+  const sregs = guest.get(KVM_GET_SREGS.number, SREGS);
+  store32(sregs, KvmSregs.offsetOf.cr0, load32(sregs, KvmSregs.offsetOf.cr0) | cr0);
+  store32(sregs, KvmSregs.offsetOf.cr4, load32(sregs, KvmSregs.offsetOf.cr4) | cr4);
+  guest.kernel.ioctl(guest.vcpu, KVM_SET_SREGS, sregs);
+}
+
 /** Runs a program; `enter` makes the KVM_RUN. */
 export function play(
   kernel: Syscalls,
@@ -98,6 +122,7 @@ export function play(
 ): Outcome {
   const guest = new Guest(kernel, program.mode);
   if (program.cpl === 3) enterUser(guest);
+  if (program.fpu !== undefined) enterFpu(guest, program.fpu);
   if (program.mode === "real")
     for (let vector = 0; vector < 256; vector++) store16(guest.memory, 4 * vector, 0x4000 + 32 * vector);
   guest.code(...unhex(program.code));
@@ -109,6 +134,7 @@ export function play(
   guest.setRegisters(regs);
   const memory = guest.memory.slice(0, MEMORY);
   const sregs = guest.get(KVM_GET_SREGS.number, SREGS);
+  const fpu = guest.get(KVM_GET_XSAVE.number, XSAVE).slice(0, FPU);
   const runs: Run[] = [];
   for (let i = 0; i < RUNS; i++) {
     const answer = enter(() => kernel.ioctl(guest.vcpu, KVM_RUN, 0));
@@ -121,6 +147,7 @@ export function play(
       events: trimmed(guest.get(KVM_GET_VCPU_EVENTS.number, EVENTS)),
       sregs: changes(sregs, guest.get(KVM_GET_SREGS.number, SREGS)),
       debugregs: trimmed(guest.get(KVM_GET_DEBUGREGS.number, DEBUGREGS)),
+      ...(program.fpu && { fpu: changes(fpu, guest.get(KVM_GET_XSAVE.number, XSAVE).slice(0, FPU)) }),
     });
     if (guest.exitReason !== MMIO && guest.exitReason !== IO) break;
     if (guest.exitReason === MMIO) guest.run.fill(0x5a, 40, 48);
@@ -129,8 +156,12 @@ export function play(
   return { runs, memory: changes(memory, guest.memory.slice(0, MEMORY)) };
 }
 
-/** Programs from a seed: of the processor's own instructions, or (`any`) of any opcodes. */
-export function* programs(seed: number, any = false): Generator<Program, never> {
+/** Programs from a seed: of the processor's own instructions, of any opcodes, or of those that concern the FPU. */
+export function* programs(
+  seed: number,
+  kind: "system" | "any" | "vector" = "system",
+): Generator<Program, never> {
+  const any = kind === "any";
   let state = (seed * 0x9e3779b1) >>> 0 || 1;
   const below = (n: number): number => {
     state ^= state << 13;
@@ -464,13 +495,34 @@ export function* programs(seed: number, any = false): Generator<Program, never> 
       () => [0x0f, below(256), ...operand(), below(256)],
       () => [below(256), ...operand(), below(256)],
     ];
+    const vector: (() => number[])[] = [
+      () => [
+        ...pick([], [0x66], [0xf3], [0xf2], [0x66, 0xf3]),
+        0x0f,
+        pick(0x10, 0x11, 0x28, 0x29, 0x2b, 0x6f, 0x7f, 0xe7),
+        ...operand(),
+      ],
+      () => [
+        ...pick([], [], [0x66], [0xf3]),
+        0x0f,
+        pick(0x10, 0x11, 0x28, 0x29, 0x2b, 0x6f, 0x7f, 0xe7),
+        ...at(below(8)),
+      ],
+      () => [pick(0xd9, 0xdb, 0xdd), ...operand()],
+      () => [pick(0xd9, 0xdd), ...at(7)],
+      () => [0xdb, 0xe3],
+      () => [0x0f, 0xae, ...at(pick(0, 0, 1, 2, 3, 7))],
+      () => [0x0f, 0xae, ...operand()],
+      () => [0x0f, 0x77],
+      () => [0x9b],
+    ];
     const count = 1 + below(3);
     for (let i = 0; i < count; i++) {
       const prefix = below(8);
       if (prefix === 0) code.push(0x66);
       if (prefix === 1 && below(2) === 0)
         code.push(pick(0x67, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0xf0, 0xf2, 0xf3));
-      const instruction = pick(...(any ? common : templates))();
+      const instruction = pick(...(any ? common : kind === "vector" ? vector : templates))();
       if (wide && below(3) === 0 && instruction[0] !== 0x44) code.push(pick(0x48, 0x41, 0x44, 0x49));
       code.push(...instruction);
     }
@@ -494,6 +546,13 @@ export function* programs(seed: number, any = false): Generator<Program, never> 
       put(DATA, 1, ...bytes(0x48));
     }
     regs[17] = pick(2, 2, 0x202, 0xcd7, 0x3202, 0x402, 0x102, 0x4002).toString(16);
-    yield { mode, cpl, code: hex(Uint8Array.from(code)), regs, patches };
+    const program: Program = { mode, cpl, code: hex(Uint8Array.from(code)), regs, patches };
+    if (kind === "vector") {
+      // TS, EM; OSFXSR
+      program.fpu = { cr0: pick(0, 0, 0, 0, 8, 4, 12), cr4: pick(0x200, 0x200, 0x600, 0) };
+      put(DATA, 1, ...bytes(0x48));
+      for (const i of [1, 4, 5, 7]) regs[i] = (DATA + 8 * below(12)).toString(16);
+    }
+    yield program;
   }
 }
