@@ -135,11 +135,15 @@ function setNrMmuPages(file: VmFile, user: Argument): number {
 /** one page of tables for so many of memory, where user space does not say */
 const PAGES_A_TABLE = 50;
 
+/** address spaces: the usual one, and that of system management mode */
+const NORMAL = 0;
+const MANAGEMENT = 1;
+
 /** ENOTTY since it is gone. */
 function getNrMmuPages({ vm }: VmFile): number {
   if (vm.host.behaviour.nrMmuPagesGone) return -ENOTTY;
   const { mmuPages } = vm.arch as X86Vm;
-  const slots = vm.slots.list();
+  const slots = [...vm.slots.list(NORMAL), ...vm.slots.list(MANAGEMENT)];
   if (mmuPages !== 0 || slots.length === 0) return mmuPages;
   const pages = slots.reduce((sum, slot) => sum + slot.pages, 0);
   return Math.max(MIN_MMU_PAGES, Math.floor(pages / PAGES_A_TABLE));
