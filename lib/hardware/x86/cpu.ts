@@ -230,6 +230,15 @@ export class Cpu {
     this.memory.keepsAll = this.options.emulated;
   }
 
+  /**
+   * The instruction leaves an interrupt shadow. Linux's emulator casts one for every STI, and none where the same one lies
+   * already (arch/x86/kvm/x86.c:toggle_interruptibility, 6.1).
+   */
+  leaveShadow(shadow: number): void {
+    const twice = this.options.emulated && (this.state.shadow & shadow) !== 0;
+    this.shadow = twice ? 0 : shadow;
+  }
+
   /** Goes to the handler of an event between two instructions: RUNNING, or why that cannot be. */
   deliver(vector: number, source: Source, errorCode: number): number {
     const { memory, r32 } = this;

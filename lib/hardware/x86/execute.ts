@@ -188,7 +188,7 @@ export function execute(cpu: Cpu, opcode: number): void {
       if (segment === CS || segment > 5) return cpu.undefinedOpcode();
       if (cpu.stopped) return;
       loadSegment(cpu, segment, selector);
-      if (segment === SS && !cpu.stopped) cpu.shadow = SHADOW_MOV_SS;
+      if (segment === SS && !cpu.stopped) cpu.leaveShadow(SHADOW_MOV_SS);
       return;
     }
     case 0x8f:
@@ -431,7 +431,7 @@ export function execute(cpu: Cpu, opcode: number): void {
     case 0xfb:
       cpu.endFetch();
       if (!ioAllowed(cpu)) return cpu.fault(GP, 0);
-      if ((cpu.flags & IF) === 0) cpu.shadow = SHADOW_STI;
+      if ((cpu.flags & IF) === 0 || cpu.options.emulated) cpu.leaveShadow(SHADOW_STI);
       cpu.flags |= IF;
       return;
     case 0xfc:
@@ -826,7 +826,7 @@ export function popSegment(cpu: Cpu, segment: number): void {
   loadSegment(cpu, segment, selector);
   if (cpu.stopped) return;
   cpu.moveStack(size);
-  if (segment === SS) cpu.shadow = SHADOW_MOV_SS;
+  if (segment === SS) cpu.leaveShadow(SHADOW_MOV_SS);
 }
 
 function pushAll(cpu: Cpu): void {

@@ -8,7 +8,7 @@ import { type Cpu, REPNE } from "./cpu.ts";
 import { EXIT_PORT_IN, EXIT_PORT_OUT, GP, READ, RUNNING, WRITE } from "./memory.ts";
 import { DF, DS, ES, RAX, RCX, RDI, RDX, RSI, TR, ZF } from "./state.ts";
 
-/** After so many rounds, counted in RCX, a step ends (arch/x86/kvm/emulate.c:x86_emulate_insn, 6.1). */
+/** After so many rounds, counted in RCX, a step ends, unless a port has given values that are not stored yet (arch/x86/kvm/emulate.c:x86_emulate_insn, 6.1). */
 const ROUNDS = 1024;
 
 /** Whether the counter of a repeated instruction is 0. */
@@ -41,7 +41,11 @@ function repeat(
       cpu.again = !counted(cpu);
       return;
     }
-  } while (cpu.r32[2 * RCX] % ROUNDS !== 0 && memory.postedCount === 0 && !portDone(cpu));
+  } while (
+    (cpu.portEnd !== 0 || cpu.r32[2 * RCX] % ROUNDS !== 0) &&
+    memory.postedCount === 0 &&
+    !portDone(cpu)
+  );
   cpu.again = true;
 }
 

@@ -13,7 +13,7 @@ const folder = new URL("../../../fixtures/guests/", import.meta.url);
 const SLICE = 50;
 
 describe.each([
-  ["system", 2400, 24],
+  ["system", 2400, 22],
   ["any", 1600, 1],
   ["vector", 600, 4],
 ] as const)("instructions: %s", (kind, count, different) => {
