@@ -289,7 +289,7 @@ export const expected: Record<MatrixRequest, Record<string, Row>> = {
     "POWER HV": [
       "ENOTTY traces/ppc64le-kvm-6.12/xics-create#45",
       "ENOTTY traces/ppc64le-kvm-6.12/xics-create#60",
-      "ENOTTY facts",
+      "ENOTTY traces/ppc64le-kvm-6.12/request_sweep-vm#1548",
       "ENOTTY facts",
     ],
     "POWER PR": [
