@@ -180,7 +180,7 @@ export class ApicBus {
    * The broadcast quirk: what comes from outside (MSI, IOAPIC) to 0xff is a broadcast for x2APIC too, because no
    * interrupt remapping could spell the longer address (kvm_apic_mda).
    */
-  private matchesDestination(lapic: Lapic, ipi: boolean, destId: number, destMode: number): boolean {
+  matchesDestination(lapic: Lapic, ipi: boolean, destId: number, destMode: number): boolean {
     const { x2apicMode } = lapic;
     const quirk = !ipi && x2apicMode && !this.system.settings.broadcastQuirkDisabled;
     if (destId === (x2apicMode ? X2APIC_BROADCAST : XAPIC_BROADCAST) || (quirk && destId === XAPIC_BROADCAST))

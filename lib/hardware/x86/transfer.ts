@@ -369,6 +369,7 @@ function refuseBeyondLimit(cpu: Cpu): void {
 
 /** INT n, INT3, INTO */
 export function softwareInterrupt(cpu: Cpu, vector: number): void {
+  if (cpu.stopped) return;
   if (cpu.options.emulated) {
     if (cpu.protectedMode) return interruptRefused(cpu, vector);
     if (vector >= 0x80) return interruptForEver(cpu);
@@ -461,7 +462,8 @@ function enterReal(cpu: Cpu, vector: number, source: Source, back: number): void
     refuseDevice(cpu, source);
   }
   if (cpu.stopped) return;
-  cpu.flags = flags & ~(IF | TF | AC | RF);
+  // pvm leaves RF for the first instruction of the handler to clear
+  cpu.flags = flags & ~(IF | TF | AC | (byPvm ? 0 : RF));
   setRealCode(cpu, selector, offset);
 }
 
@@ -635,7 +637,7 @@ function enterInnerStack(cpu: Cpu, newCpl: number): void {
 /** IRET. NMIs are let in again. */
 export function interruptReturn(cpu: Cpu): void {
   if (!cpu.protectedMode) return returnReal(cpu);
-  if (cpu.options.emulated && !cpu.long) return cpu.memory.unhandled();
+  if (cpu.options.emulated && !cpu.long) return cpu.stopped ? undefined : cpu.memory.unhandled();
   cpu.refused = cpu.options.emulated && !cpu.stopped;
   const size = cpu.osize;
   if ((cpu.flags & NT) !== 0) {

@@ -80,7 +80,9 @@ export function moveVector(cpu: Cpu, opcode: number): void {
   if (cpu.stopped) return;
   const { memory } = cpu;
   if (!toRegister) return memory.writeBytes(address, area, register, 16, cpu.user);
-  if (memory.readBytes(address, 16, cpu.user)) area.set(memory.data, register);
+  if (!memory.readBytes(address, 16, cpu.user)) return;
+  area.set(memory.data, register);
+  if (cpu.options.emulated) memory.keepBytes(16);
 }
 
 /** 0F 6F, 7F without a prefix: an MMX register, which is the low half of an x87 register. */
@@ -107,6 +109,7 @@ function moveMmx(cpu: Cpu, toRegister: boolean): void {
       return useMmx(cpu, area);
     }
     if (!memory.readBytes(address, 8, cpu.user)) return;
+    if (cpu.options.emulated) memory.keepBytes(8);
     area.set(memory.data.subarray(0, 8), register);
   }
   // exponent and sign of what MMX writes are ones

@@ -220,8 +220,10 @@ export class Irqchip implements IrqArch {
   #handles(lapic: Lapic, vector: number): boolean {
     const ioapic = this.ioapic!;
     if (ioapic.rtcVectorOf(lapic.vcpuId) === vector) return true;
-    for (let pin = ioapic.nextPin(vector, 0); pin >= 0; pin = ioapic.nextPin(vector, pin + 1))
-      if (ioapic.wantsEoi(pin, this.vm.routing.hasNotifier(KVM_IRQCHIP_IOAPIC, pin))) return true;
+    for (let pin = ioapic.nextPin(vector, 0); pin >= 0; pin = ioapic.nextPin(vector, pin + 1)) {
+      if (!ioapic.wantsEoi(pin, this.vm.routing.hasNotifier(KVM_IRQCHIP_IOAPIC, pin))) continue;
+      if (this.bus.matchesDestination(lapic, false, ioapic.destId(pin), ioapic.destMode(pin))) return true;
+    }
     return false;
   }
 
