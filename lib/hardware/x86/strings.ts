@@ -193,7 +193,8 @@ function ahead(cpu: Cpu, width: number, step: number): number {
   if (cpu.repeat === 0) return 1;
   const offset = cpu.r32[2 * RDI] & 4095;
   const inPage = step < 0 || (cpu.flags & DF) !== 0 ? offset : 4096 - offset;
-  const left = cpu.asize === 2 ? cpu.r16[4 * RCX] : cpu.asize === 4 ? cpu.r32[2 * RCX] : Number(cpu.r64[RCX]);
+  // the emulator keeps it in 32 bits, of a 64-bit counter too
+  const left = cpu.asize === 2 ? cpu.r16[4 * RCX] : cpu.r32[2 * RCX];
   return Math.max(1, Math.min(inPage, Math.floor(cpu.portBuffer.length / width), left));
 }
 
