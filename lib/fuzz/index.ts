@@ -48,7 +48,6 @@ export {
 } from "./explore/run.ts";
 export { Calls, type Op, step, type Thread, until } from "./explore/thread.ts";
 export { assemble, assembleEach, type Bits } from "./guest-code.ts";
-export { type GuestKind, guestPrograms, usualGuests } from "./guest-programs.ts";
 export { type RunOptions as ProgramRunOptions, runProgram, type Step as ProgramStep } from "./interpreter.ts";
 export { fakeSide } from "./kernels.ts";
 export {

@@ -68,6 +68,8 @@ export class Irqchip implements IrqArch {
   readonly reservedIoapicPins: number;
   /** called when an IOAPIC pin's mask bit changes: the PIT listens to the pin of GSI 0 */
   readonly maskNotifiers: { gsi: number; changed(masked: boolean): void }[] = [];
+  /** By LAPIC: vectors that waited or were in service there when the IOAPIC's table was last written, if a pin has them. */
+  readonly #stillReported = new Map<Lapic, Set<number>>();
   readonly #message = newMessage();
   readonly #redelivery: Timer = { expiry: Number.POSITIVE_INFINITY, fire: () => this.#redeliver() };
 
@@ -216,15 +218,43 @@ export class Irqchip implements IrqArch {
     }
   }
 
-  /** Whether EOIs of a vector are reported: a pin that has it is one that wants them (kvm_ioapic_handles_vector). */
+  /**
+   * Whether a LAPIC reports the EOIs of a vector (kvm_ioapic_handles_vector): a pin that wants them has it and sends it
+   * there, or did so when the interrupt came (kvm_apic_pending_eoi).
+   */
   #handles(lapic: Lapic, vector: number): boolean {
     const ioapic = this.ioapic!;
     if (ioapic.rtcVectorOf(lapic.vcpuId) === vector) return true;
-    for (let pin = ioapic.nextPin(vector, 0); pin >= 0; pin = ioapic.nextPin(vector, pin + 1)) {
-      if (!ioapic.wantsEoi(pin, this.vm.routing.hasNotifier(KVM_IRQCHIP_IOAPIC, pin))) continue;
-      if (this.bus.matchesDestination(lapic, false, ioapic.destId(pin), ioapic.destMode(pin))) return true;
-    }
+    if (this.#stillReported.get(lapic)?.has(vector)) return true;
+    for (let pin = ioapic.nextPin(vector, 0); pin >= 0; pin = ioapic.nextPin(vector, pin + 1))
+      if (this.#wantsEoi(pin) && this.#leadsTo(pin, lapic)) return true;
     return false;
+  }
+
+  #wantsEoi(pin: number): boolean {
+    return this.ioapic!.wantsEoi(pin, this.vm.routing.hasNotifier(KVM_IRQCHIP_IOAPIC, pin));
+  }
+  #leadsTo(pin: number, lapic: Lapic): boolean {
+    return this.bus.matchesDestination(lapic, false, this.ioapic!.destId(pin), this.ioapic!.destMode(pin));
+  }
+
+  /**
+   * The IOAPIC's table was written: which EOIs are reported is worked out anew (arch/x86/kvm/ioapic.c:
+   * kvm_ioapic_scan_entry, 6.1). Here for all LAPICs at once; Linux does it as each vCPU next enters its guest, and where
+   * a pin has a fixed message only for those that it led to and leads to.
+   */
+  scanIoapic(): void {
+    this.#stillReported.clear();
+    for (let pin = 0; pin < IOAPIC_NUM_PINS; pin++) {
+      if (!this.#wantsEoi(pin)) continue;
+      const vector = this.ioapic!.vector(pin);
+      for (const lapic of this.bus.lapics) {
+        if (!lapic.pendingEoi(vector) || this.#leadsTo(pin, lapic)) continue;
+        const vectors = this.#stillReported.get(lapic);
+        if (vectors === undefined) this.#stillReported.set(lapic, new Set([vector]));
+        else vectors.add(vector);
+      }
+    }
   }
 
   #redeliver(): void {
@@ -350,6 +380,7 @@ function setIrqchip(file: VmFile, user: Argument): number {
     for (; pending !== 0; pending &= pending - 1)
       irqchip.ioapicSends(ioapic.inject(31 - Math.clz32(pending & -pending)));
     irqchip.restoreRtc();
+    irqchip.scanIoapic();
   } else if (chip === KVM_IRQCHIP_PIC_MASTER) irqchip.pic!.master.loadFrom(user.bytes, at);
   else if (chip === KVM_IRQCHIP_PIC_SLAVE) irqchip.pic!.slave.loadFrom(user.bytes, at);
   // whichever chip it was, one that is none too: an edge that the slave's output held back comes now
