@@ -125,6 +125,9 @@ function setMpState(file: VcpuFile, user: Argument): number {
   return 0;
 }
 
+/** of the ESR of an SError without one: its syndrome is the implementation's own (inject_fault.c:kvm_inject_vabt, 6.1) */
+const ESR_ELX_ISV = 1n << 24n;
+
 const hasEsr = (file: VcpuFile): boolean =>
   (file.vcpu.vm.host.vmCapabilities.get(KVM_CAP_ARM_INJECT_SERROR_ESR) ?? 0) !== 0;
 
@@ -152,7 +155,7 @@ function setEvents(file: VcpuFile, user: Argument): number {
   if (exception.serror_has_esr !== 0) {
     if (!hasEsr(file) || exception.serror_esr >> 25n !== 0n) return -EINVAL;
     vcpu.serrorEsr = exception.serror_esr;
-  }
+  } else vcpu.serrorEsr = ESR_ELX_ISV;
   vcpu.serrorPending = true;
   return 0;
 }

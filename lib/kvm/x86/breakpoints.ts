@@ -96,6 +96,7 @@ export class Breakpoints implements Watch {
   /** An address is cut to a multiple of the length. */
   #start(index: number): number {
     const at = this.#debug.usesRegisters ? this.#debug.address(index) : this.#ownAddress(index);
-    return at - (at % this.#length(index));
+    // addresses of the upper half are negative here
+    return Math.floor(at / this.#length(index)) * this.#length(index);
   }
 }

@@ -12,6 +12,7 @@ import {
 } from "../../abi/kvm.ts";
 import {
   KVM_IRQCHIP_IOAPIC,
+  KVM_IRQCHIP_PIC_MASTER,
   KVM_MSR_FILTER_READ,
   KVM_MSR_FILTER_WRITE,
   KvmCpuidEntry2,
@@ -121,7 +122,7 @@ export class GuestBus implements Bus {
       if ((lo & 0xfff) === TPR) this.#tprAccess(false);
       const answer = lapic.mmioRead(lo & 0xfff, length, this.#now);
       if (answer !== LAPIC_NOT_HERE) {
-        if ((answer & LAPIC_FAULT) === 0) put(data, at, length, lapic.valueLo);
+        if ((answer & LAPIC_FAULT) === 0) put(data, at, length, lapic.valueLo, lapic.valueHi);
         return true;
       }
     }
@@ -254,10 +255,12 @@ export class GuestBus implements Bus {
     const pic = irqchip!.pic!;
     const changed = pic.maskChanged;
     if (changed === 0) return;
-    for (const notifier of irqchip!.maskNotifiers) {
-      const bit = notifier.gsi;
-      if (bit < 16 && (changed & (1 << bit)) !== 0)
-        notifier.changed(((bit < 8 ? pic.master.imr : pic.slave.imr) & (1 << (bit & 7))) !== 0);
+    // the pins of the slave are asked for by 8 to 15, which no route has (i8259.c:pic_ioport_write, 6.1)
+    for (let pin = 0; pin < 8; pin++) {
+      if ((changed & (1 << pin)) === 0) continue;
+      const gsi = this.#vcpu.vcpu.vm.routing.gsiOf(KVM_IRQCHIP_PIC_MASTER, pin);
+      for (const notifier of irqchip!.maskNotifiers)
+        if (notifier.gsi === gsi) notifier.changed((pic.master.imr & (1 << pin)) !== 0);
     }
   }
 
@@ -405,8 +408,8 @@ export class GuestBus implements Bus {
 }
 
 /** A value of up to 4 bytes, the rest zeros. */
-function put(data: Uint8Array, at: number, length: number, value: number): void {
-  for (let i = 0; i < length; i++) data[at + i] = i < 4 ? value >>> (8 * i) : 0;
+function put(data: Uint8Array, at: number, length: number, lo: number, hi = 0): void {
+  for (let i = 0; i < length; i++) data[at + i] = (i < 4 ? lo : hi) >>> (8 * (i & 3));
 }
 
 function get(data: Uint8Array, at: number, length: number): number {

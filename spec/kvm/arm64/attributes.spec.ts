@@ -4,6 +4,7 @@
  */
 import { describe, expect, test } from "vitest";
 import {
+  KVM_CAP_ARM_INJECT_SERROR_ESR,
   KVM_CREATE_DEVICE,
   KVM_CREATE_VCPU,
   KVM_CREATE_VM,
@@ -14,7 +15,14 @@ import {
   KvmCreateDevice,
   KvmDeviceAttr,
 } from "../../../lib/abi/kvm.ts";
-import { KVM_ARM_PREFERRED_TARGET, KVM_ARM_VCPU_INIT, KvmVcpuInit } from "../../../lib/abi/kvm-arm64.ts";
+import {
+  KVM_ARM_PREFERRED_TARGET,
+  KVM_ARM_VCPU_INIT,
+  KVM_GET_VCPU_EVENTS,
+  KVM_SET_VCPU_EVENTS,
+  KvmVcpuEvents,
+  KvmVcpuInit,
+} from "../../../lib/abi/kvm-arm64.ts";
 import { load32, load64, store32, store64 } from "../../../lib/abi/struct.ts";
 import { Machine } from "../../../lib/machine/machine.ts";
 import { profileFromHeader } from "../../../lib/machine/profile.ts";
@@ -30,8 +38,8 @@ const [PMU, TIMER, PVTIME] = [0, 1, 2];
 const VGIC_V3 = 7;
 
 /** Two vCPUs with these features; `vgic` with a controller. */
-function world({ features = PSCI_0_2, vgic = false } = {}) {
-  const process = new Machine(profileFromHeader(header)).process();
+function world({ features = PSCI_0_2, vgic = false, host = header } = {}) {
+  const process = new Machine(profileFromHeader(host)).process();
   const vm = process.ioctl(process.open("/dev/kvm", 2), KVM_CREATE_VM, 0);
   const vcpus = [0, 1].map((id) => process.ioctl(vm, KVM_CREATE_VCPU, id));
   const init = new Uint8Array(KvmVcpuInit.size);
@@ -202,4 +210,28 @@ test("there are three groups of a vCPU, and one of a VM with one attribute that 
     0,
   ]);
   expect(ask(KVM_SET_DEVICE_ATTR, vm, 0, 0, 8)).toBe("EFAULT");
+});
+
+describe("a pending SError", () => {
+  const capability = String(KVM_CAP_ARM_INJECT_SERROR_ESR);
+  const { system = {}, vm } = header.capabilities!;
+  const host = { ...header, capabilities: { system, vm: { ...vm, [capability]: 1 } } };
+  const events = (pending: number, has: number, esr: bigint) =>
+    KvmVcpuEvents.encode({ exception: { serror_pending: pending, serror_has_esr: has, serror_esr: esr } });
+  const shown = (given: Uint8Array, profile: typeof header) => {
+    const { process, vcpus } = world({ host: profile });
+    expect(process.ioctl(vcpus[0], KVM_SET_VCPU_EVENTS, given)).toBe(0);
+    const bytes = new Uint8Array(KvmVcpuEvents.size);
+    expect(process.ioctl(vcpus[0], KVM_GET_VCPU_EVENTS, bytes)).toBe(0);
+    const { serror_pending, serror_has_esr, serror_esr } = KvmVcpuEvents.decode(bytes).exception;
+    return [serror_pending, serror_has_esr, serror_esr];
+  };
+
+  test("with a syndrome, and without one: then it is the implementation's own (inject_fault.c:kvm_inject_vabt, 6.1)", () => {
+    expect(shown(events(1, 1, 0x123n), host)).toEqual([1, 1, 0x123n]);
+    expect(shown(events(1, 0, 0x123n), host)).toEqual([1, 1, 0x100_0000n]);
+    expect(shown(events(0, 1, 0x123n), host)).toEqual([0, 1, 0n]);
+    const without = { ...header, capabilities: { system, vm: { ...vm, [capability]: 0 } } };
+    expect(shown(events(1, 0, 0x123n), without)).toEqual([1, 0, 0n]);
+  });
 });

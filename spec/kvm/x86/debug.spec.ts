@@ -297,3 +297,16 @@ test("BLOCKIRQ: the guest takes no interrupt and no NMI until it is gone", () =>
   guest.enter();
   expect([guest.exitReason, guest.run[34]]).toEqual([KVM_EXIT_IO, 0x81]);
 });
+
+test("a breakpoint on data in the upper half is cut to a multiple of its length", () => {
+  const guest = started(mainline, "long");
+  store64(guest.memory, 0x10000 + 8 * 511, 0x11007); // the lowest 512 GiB once more, at the top
+  const bytes = new Uint8Array(72);
+  store32(bytes, 0, ENABLE | USE_HW_BP);
+  store64(bytes, 8, 0xffff_ff80_0000_8003n);
+  store64(bytes, 8 + 56, 0xd_0001); // DR0: writes, four bytes
+  expect(guest.kernel.ioctl(guest.vcpu, KVM_SET_GUEST_DEBUG, bytes)).toBe(0);
+  guest.code(0xa3, 0, 0x80, 0, 0, 0x80, 0xff, 0xff, 0xff, NOP, HLT); // mov [0xffffff8000008000], eax
+  expect(guest.enter()).toBe(0);
+  expect(guest.exitReason).toBe(KVM_EXIT_DEBUG);
+});
