@@ -13,6 +13,7 @@ import {
 import {
   KVM_IRQCHIP_IOAPIC,
   KVM_IRQCHIP_PIC_MASTER,
+  KVM_IRQCHIP_PIC_SLAVE,
   KVM_MSR_FILTER_READ,
   KVM_MSR_FILTER_WRITE,
   KvmCpuidEntry2,
@@ -30,7 +31,7 @@ import type { MemorySlot } from "../memory-slots.ts";
 import { sendIoapicEoi } from "./guest-interrupts.ts";
 import { refusalOf, refusedToGuest } from "./guest-msrs.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
-import { EFER_LME } from "./registers.ts";
+import { EFER_LMA, EFER_LME } from "./registers.ts";
 import { tellHypercallResult, tellTprAccess } from "./run-page.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
@@ -255,12 +256,14 @@ export class GuestBus implements Bus {
     const pic = irqchip!.pic!;
     const changed = pic.maskChanged;
     if (changed === 0) return;
-    // the pins of the slave are asked for by 8 to 15, which no route has (i8259.c:pic_ioport_write, 6.1)
-    for (let pin = 0; pin < 8; pin++) {
-      if ((changed & (1 << pin)) === 0) continue;
-      const gsi = this.#vcpu.vcpu.vm.routing.gsiOf(KVM_IRQCHIP_PIC_MASTER, pin);
+    // i8259.c:pic_ioport_write, kvm_fire_mask_notifiers (6.1)
+    for (let irq = 0; irq < 16; irq++) {
+      if ((changed & (1 << irq)) === 0) continue;
+      const [chip, mask] =
+        irq < 8 ? [KVM_IRQCHIP_PIC_MASTER, pic.master.imr] : [KVM_IRQCHIP_PIC_SLAVE, pic.slave.imr];
+      const gsi = this.#vcpu.vcpu.vm.routing.gsiOf(chip, irq & 7);
       for (const notifier of irqchip!.maskNotifiers)
-        if (notifier.gsi === gsi) notifier.changed((pic.master.imr & (1 << pin)) !== 0);
+        if (notifier.gsi === gsi) notifier.changed((mask & (1 << (irq & 7))) !== 0);
     }
   }
 
@@ -341,7 +344,7 @@ export class GuestBus implements Bus {
       if (paging && ((lo ^ sregs.eferLo) & EFER_LME) !== 0) return false;
       // what a guest sets its CPUID must have (arch/x86/kvm/x86.c:__kvm_valid_efer, 6.1)
       const known = vcpu.cpuid.register(0x8000_0001, 0, EDX);
-      if ((lo & EFER_LME) !== 0 && (known & LM) === 0) return false;
+      if ((lo & (EFER_LME | EFER_LMA)) !== 0 && (known & LM) === 0) return false;
       if ((lo & EFER_NX) !== 0 && (known & NX) === 0) return false;
     }
     if (index === IA32_APIC_BASE && vcpu.lapic !== undefined) {
