@@ -10,7 +10,7 @@
  * registers and flags as they were: nothing is written to a register once `stop` is set, and flags and RSP, which
  * instructions change before their last access, are put back. Not put back, and not judged by a real kernel yet: SS and
  * the data segments where IRET or RETF to an outer ring faults at its target, SS where a push to the inner stack of a
- * handler faults, the counter of a LOOP whose target faults. Nor does SYSEXIT to 64 bits ask whether its target is canonical.
+ * handler faults. Nor does SYSEXIT to 64 bits ask whether its target is canonical.
  */
 import { Alu } from "./alu.ts";
 import type { Bus } from "./bus.ts";

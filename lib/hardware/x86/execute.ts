@@ -6,7 +6,7 @@
 import { AND, CMP, maskOf, signed } from "./alu.ts";
 import type { Cpu } from "./cpu.ts";
 import { executeTwoByte } from "./execute-0f.ts";
-import { BP, BR, DE, EXCEPTION, GP, NO_CODE, OFLOW } from "./memory.ts";
+import { BP, BR, DE, EXCEPTION, GP, NO_CODE, OFLOW, RUNNING } from "./memory.ts";
 import {
   AC,
   AF,
@@ -955,10 +955,13 @@ function loop(cpu: Cpu, opcode: number): void {
   const displacement = cpu.fetchSigned8();
   cpu.endFetch();
   const { asize } = cpu;
+  const counter = cpu.r64[RCX];
   if (opcode !== 0xe3) cpu.advance(RCX, -1);
   const empty =
     asize === 8 ? cpu.r64[RCX] === 0n : asize === 4 ? cpu.r32[2 * RCX] === 0 : cpu.r16[4 * RCX] === 0;
   const zero = (cpu.flags & ZF) !== 0;
   const taken = opcode === 0xe3 ? empty : !empty && (opcode === 0xe2 || zero === (opcode === 0xe1));
-  if (taken) cpu.jumpNear(cpu.rip + displacement);
+  if (!taken) return;
+  cpu.jumpNear(cpu.rip + displacement);
+  if (cpu.memory.stop !== RUNNING) cpu.r64[RCX] = counter;
 }
