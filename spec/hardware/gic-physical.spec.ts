@@ -52,6 +52,13 @@ describe("priority drop and deactivation", () => {
     expect(handleOne(host, () => undefined)).toBe(NONE);
   });
 
+  test("with nothing pending no handler is called and nothing is deactivated", () => {
+    const host = gic();
+    const handled: number[] = [];
+    expect(handleOne(host, (intid) => handled.push(intid))).toBe(NONE);
+    expect([handled, host.deactivations]).toEqual([[], { host: 0, guest: 0 }]);
+  });
+
   test("any sequence: an interrupt is taken exactly if it is pending, enabled and not active", () => {
     const action = fc.constantFrom("up", "down", "take", "end", "enable", "disable");
     fc.assert(
