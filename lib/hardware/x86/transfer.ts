@@ -378,18 +378,19 @@ export function softwareInterrupt(cpu: Cpu, vector: number): void {
 }
 
 /**
- * Vectors that pvm's own guests call it by (recorded): 0x19 is #GP behind the instruction for others, 0x1a is CPUID, 0x1b a
- * hypercall in RAX. Missing: its hypercalls, which answer −ENOSYS here.
+ * Vectors that pvm's own guests call it by (live 6.18, all 256 in every mode): 0x17 is #GP for others, 0x19 is #GP behind
+ * the instruction, 0x1a is CPUID, 0x1b a hypercall in RAX. Missing: its hypercalls, which answer −ENOSYS here.
  */
 function interruptRefused(cpu: Cpu, vector: number): void {
-  if (vector < 0x19 || vector > 0x1b || cpu.opcode !== 0xcd) return cpu.memory.unhandled();
+  if (!OF_PVM.has(vector) || cpu.opcode !== 0xcd) return cpu.memory.unhandled();
   cpu.refused = true;
   if (vector === 0x1a) return cpuid(cpu);
   if (vector === 0x1b) return cpu.setRegister64(RAX, BigInt.asUintN(64, -ENOSYS));
-  cpu.jump(cpu.rip);
+  if (vector === 0x19) cpu.jump(cpu.rip);
   cpu.fault(GP, 0);
 }
 
+const OF_PVM: ReadonlySet<number> = new Set([0x17, 0x19, 0x1a, 0x1b]);
 const ENOSYS = 38n;
 
 /**
