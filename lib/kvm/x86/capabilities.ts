@@ -51,7 +51,6 @@ export interface VmSettings {
   exceptionPayload: boolean;
   /** KVM_MSR_EXIT_REASON_* that exit to user space */
   userSpaceMsr: number;
-  busLockExit: boolean;
   /** hypercalls that exit to user space, a bit a number */
   exitHypercalls: number;
   exitOnEmulationFailure: boolean;
@@ -69,7 +68,6 @@ export const newSettings = (): VmSettings => ({
   guestReadsPlatformInfo: true,
   exceptionPayload: false,
   userSpaceMsr: 0,
-  busLockExit: false,
   exitHypercalls: 0,
   exitOnEmulationFailure: false,
   tripleFaultEvent: false,
@@ -230,12 +228,10 @@ export const x2apicApiFlags = (offered: number, split: boolean): number =>
     ? offered | X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST
     : offered;
 
-/** Off or exit, not both; exits need a processor that detects bus locks, and the choice is taken all the same. */
-function enableBusLockExit(vm: X86Vm, argument: bigint): number {
+/** Off or exit, not both. The choice is taken and means nothing: no profile's processor tells of bus locks. */
+function enableBusLockExit(_vm: X86Vm, argument: bigint): number {
   const both = BigInt(KVM_BUS_LOCK_DETECTION_OFF | KVM_BUS_LOCK_DETECTION_EXIT);
-  if ((argument & ~both) !== 0n || argument === both) return -EINVAL;
-  vm.settings.busLockExit = (argument & BigInt(KVM_BUS_LOCK_DETECTION_EXIT)) !== 0n;
-  return 0;
+  return (argument & ~both) !== 0n || argument === both ? -EINVAL : 0;
 }
 
 /** EINVAL for 0 or too long a cycle, ENXIO without an in-kernel local APIC, EINVAL once a vCPU has one. */

@@ -51,6 +51,9 @@ export const PIO_DATA = 4096;
 export const INSTRUCTION_BYTES = 15;
 const NOP = 0x90;
 
+/** What a part of KVM_RUN answers where the guest goes on: 0 is an exit, and a negative number an errno. */
+export const GO_ON = 1;
+
 /** The union of KVM_EXIT_TPR_ACCESS: where the instruction is, and whether it writes. */
 export function tellTprAccess(bytes: Uint8Array, rip: number, write: boolean): void {
   store64(bytes, UNION, rip);
@@ -73,6 +76,12 @@ export class RunPage {
   }
   get exitReason(): number {
     return load32(this.bytes, EXIT_REASON);
+  }
+
+  /** An exit that has nothing to tell but its reason. */
+  exit(reason: number): number {
+    this.exitReason = reason;
+    return 0;
   }
 
   get immediateExit(): boolean {

@@ -1,0 +1,181 @@
+/**
+ * How exceptions, NMIs and interrupts reach the guest: which comes first, and what becomes of a fault on the way to its
+ * handler (arch/x86/kvm/x86.c:kvm_check_and_inject_events, 6.1 and 6.18; SDM volume 3, 6.15).
+ */
+import type { Cpu } from "../../hardware/x86/cpu.ts";
+import { DF_FAULT, EXCEPTION, PAGE_FAULT, RUNNING, SHUTDOWN } from "../../hardware/x86/memory.ts";
+import { DR7, IF, RF, RFLAGS } from "../../hardware/x86/state.ts";
+import { endInterrupt, takeInterrupt } from "./guest-interrupts.ts";
+import { loadRegisters, storeRegisters } from "./guest-registers.ts";
+import { DONE_BY_KVM, INTERCEPTED_EXCEPTIONS, isContributory, isFault } from "./intercepts.ts";
+import type { Debugging } from "./run-debug.ts";
+import type { EmulationFailure } from "./run-emulation-failure.ts";
+import { GO_ON } from "./run-page.ts";
+import type { X86Vcpu } from "./vcpu.ts";
+
+const DB_VECTOR = 1;
+const NMI_VECTOR = 2;
+const BP_VECTOR = 3;
+const DR7_GD = 1 << 13;
+
+export class Delivery {
+  readonly #vcpu: X86Vcpu;
+  readonly #cpu: Cpu;
+  readonly #debugging: Debugging;
+  readonly #failure: EmulationFailure;
+  /** privileged code is run by KVM's emulator */
+  readonly #emulated: boolean;
+
+  constructor(vcpu: X86Vcpu, cpu: Cpu, debugging: Debugging, failure: EmulationFailure) {
+    this.#vcpu = vcpu;
+    this.#cpu = cpu;
+    this.#debugging = debugging;
+    this.#failure = failure;
+    this.#emulated = vcpu.vcpu.vm.host.behaviour.kernelCodeEmulated;
+  }
+
+  /** NMIs that came as messages wait from now on (process_nmi). */
+  takeNmis(): void {
+    const { lapic, events } = this.#vcpu;
+    events.nmi.requested = false;
+    if (lapic === undefined || lapic.nmiQueued === 0) return;
+    events.nmi.masked = this.#cpu.state.nmiMasked;
+    events.queueNmi(lapic.nmiQueued);
+    lapic.nmiQueued = 0;
+  }
+
+  /**
+   * An instruction raised an exception: it waits for the next entry, unless a debugger wants it. `finishing`: the emulator did
+   * the instruction in the processor's place.
+   */
+  raised(finishing: boolean): number {
+    const cpu = this.#cpu;
+    const { memory } = cpu;
+    const vcpu = this.#vcpu;
+    const { vector, errorCode } = memory;
+    memory.forget();
+    this.#debugging.breakpoints.touched = 0;
+    // only a debugger makes INT3 stop so
+    if (vector === BP_VECTOR) return this.#debugging.instruction();
+    if (vector === PAGE_FAULT) memory.storeFaultAddress();
+    if (cpu.refused && this.#emulated) this.#failure.note(cpu.startLinear);
+    // real mode has no error codes
+    const code = cpu.state.protectedMode ? errorCode : -1;
+    const byKvm = this.#emulated || finishing || DONE_BY_KVM.has(cpu.opcode);
+    if (byKvm || INTERCEPTED_EXCEPTIONS.has(vector)) {
+      vcpu.events.queueException(vector, code >= 0 ? code : undefined);
+      return GO_ON;
+    }
+    // the processor goes to the handler itself, and KVM does not hear of it
+    if (isFault(vector)) cpu.state.r32[2 * RFLAGS] |= RF;
+    return this.#deliver(vector, "exception", code) || vcpu.events.tripleFault ? GO_ON : 0;
+  }
+
+  /** Gives the guest what waits: false where it ended in an exit or a triple fault. */
+  inject(): boolean {
+    const { events } = this.#vcpu;
+    const { exception, nmi, interrupt } = events;
+    const { state } = this.#cpu;
+    if (exception.injected || exception.pending) {
+      if (exception.pending && isFault(exception.vector)) {
+        state.r32[2 * RFLAGS] |= RF;
+        this.#debugging.flagsWritten();
+      }
+      if (exception.pending && exception.vector === DB_VECTOR) state.c32[2 * DR7] &= ~DR7_GD;
+      exception.pending = false;
+      exception.injected = false;
+      return this.#deliver(exception.vector, "exception", exception.hasErrorCode ? exception.errorCode : -1);
+    }
+    if (nmi.injected) {
+      nmi.injected = false;
+      state.nmiMasked = true;
+      return this.#deliver(NMI_VECTOR, "external", -1);
+    }
+    if (interrupt.injected) {
+      interrupt.injected = false;
+      if (this.#emulated) endInterrupt(this.#vcpu, interrupt.nr);
+      return this.#deliver(interrupt.nr, "external", -1);
+    }
+    if (this.#vcpu.debug.blocksInterrupts) return true;
+    if (nmi.pending !== 0 && !state.nmiMasked && state.shadow === 0) {
+      nmi.pending--;
+      state.nmiMasked = true;
+      return this.#deliver(NMI_VECTOR, "external", -1);
+    }
+    if ((state.r32[2 * RFLAGS] & IF) === 0 || state.shadow !== 0) return true;
+    const vector = takeInterrupt(this.#vcpu);
+    if (vector < 0) return true;
+    interrupt.nr = vector;
+    interrupt.soft = false;
+    if (!this.#deliver(vector, "external", -1)) return false;
+    // pvm ends it as soon as the guest has it (recorded)
+    if (this.#emulated) endInterrupt(this.#vcpu, vector);
+    return true;
+  }
+
+  /**
+   * A signal came before the guest was entered: what it was about to be given stays injected, and comes with the next
+   * entry (svm_cancel_injection; live 6.18).
+   */
+  hold(): void {
+    const vcpu = this.#vcpu;
+    const { exception, nmi, interrupt } = vcpu.events;
+    const { state } = this.#cpu;
+    if (exception.pending) {
+      if (isFault(exception.vector)) state.r32[2 * RFLAGS] |= RF;
+      exception.pending = false;
+      exception.injected = true;
+    }
+    if (exception.injected || nmi.injected || interrupt.injected || vcpu.debug.blocksInterrupts) return;
+    if (state.shadow !== 0) return;
+    if (nmi.pending !== 0 && !state.nmiMasked) {
+      nmi.pending--;
+      nmi.injected = state.nmiMasked = true;
+    } else if ((state.r32[2 * RFLAGS] & IF) !== 0) {
+      const vector = takeInterrupt(vcpu);
+      if (vector >= 0) vcpu.events.queueInterrupt(vector);
+    }
+  }
+
+  /** Goes to a handler. A fault on the way there is delivered instead, or becomes a double or a triple fault. */
+  #deliver(vector: number, source: "external" | "exception", errorCode: number): boolean {
+    const cpu = this.#cpu;
+    const { memory } = cpu;
+    let now = vector;
+    let code = errorCode;
+    let kind: "external" | "exception" = source;
+    // a double fault follows the second fault, the end the third
+    for (let depth = 0; depth < 4; depth++) {
+      const stop = cpu.deliver(now, kind, code);
+      if (stop === RUNNING) return true;
+      if (stop === SHUTDOWN) break;
+      if (stop !== EXCEPTION) {
+        this.#failure.exit();
+        return false;
+      }
+      const last = kind === "exception" && now === DF_FAULT;
+      const doubled = kind === "exception" && isContributory(now, memory.vector);
+      // KVM writes CR2 with the page fault that it delivers, a processor with every one (recorded)
+      if (memory.vector === PAGE_FAULT && !(this.#emulated && (last || doubled))) memory.storeFaultAddress();
+      if (last) break;
+      now = doubled ? DF_FAULT : memory.vector;
+      code = doubled ? 0 : memory.errorCode;
+      kind = "exception";
+    }
+    this.shutDown();
+    cpu.state.shadow = 0;
+    return false;
+  }
+
+  /** The guest cannot go on. Under AMD's module the vCPU is then as after an INIT (shutdown_interception, 6.1). */
+  shutDown(): void {
+    const vcpu = this.#vcpu;
+    if (vcpu.vcpu.vm.host.flavour === "svm") {
+      storeRegisters(this.#cpu.state, vcpu);
+      vcpu.init();
+      loadRegisters(this.#cpu.state, vcpu);
+      this.#cpu.memory.flush();
+    }
+    vcpu.events.tripleFault = true;
+  }
+}

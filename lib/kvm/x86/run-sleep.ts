@@ -1,0 +1,132 @@
+/**
+ * A vCPU that halts, sleeps and waits to be started (arch/x86/kvm/x86.c:vcpu_block, kvm_arch_vcpu_runnable,
+ * __kvm_emulate_halt, 6.1 and 6.18).
+ *
+ * No sleep hangs JavaScript. It lets deferred work and virtual time pass (`Kernel.wait`), and is −EINTR where nothing can
+ * ever end it; a patient run (`Process.run`) is told ASLEEP, and comes again.
+ */
+import { EAGAIN, EINTR } from "../../abi/errno.ts";
+import {
+  KVM_EXIT_HLT,
+  KVM_EXIT_INTR,
+  KVM_MP_STATE_HALTED,
+  KVM_MP_STATE_INIT_RECEIVED,
+  KVM_MP_STATE_RUNNABLE,
+  KVM_MP_STATE_UNINITIALIZED,
+} from "../../abi/kvm.ts";
+import { type CpuState, IF, RFLAGS } from "../../hardware/x86/state.ts";
+import { ASLEEP } from "../../kernel/long-call.ts";
+import { hasInterrupt } from "./guest-interrupts.ts";
+import type { GuestPolicy } from "./guest-policy.ts";
+import { acceptEvents } from "./mp-state.ts";
+import { GO_ON, type RunPage } from "./run-page.ts";
+import type { X86Vcpu } from "./vcpu.ts";
+
+export class Sleep {
+  readonly #vcpu: X86Vcpu;
+  readonly #state: CpuState;
+  readonly #page: RunPage;
+  readonly #policy: GuestPolicy;
+  /** whether the present run may answer ASLEEP */
+  patient = false;
+
+  constructor(vcpu: X86Vcpu, state: CpuState, page: RunPage, policy: GuestPolicy) {
+    this.#vcpu = vcpu;
+    this.#state = state;
+    this.#page = page;
+    this.#policy = policy;
+  }
+
+  /** A vCPU that waits for INIT and SIPI: EAGAIN once they came. */
+  waitForStart(): number {
+    const vcpu = this.#vcpu;
+    const { lapic } = vcpu;
+    const slept = this.#sleep(() => lapic !== undefined && lapic.pendingEvents !== 0);
+    if (slept === ASLEEP) return ASLEEP;
+    if (slept === GO_ON && !vcpu.vcpu.interrupted) {
+      acceptEvents(vcpu);
+      return -EAGAIN;
+    }
+    this.#page.exitReason = KVM_EXIT_INTR;
+    return -EINTR;
+  }
+
+  /** vcpu_block: until there is something to do. */
+  block(): number {
+    const vcpu = this.#vcpu;
+    const { lapic } = vcpu;
+    const slept = this.#sleep(() => {
+      lapic?.injectTimer();
+      return this.runnable;
+    });
+    if (slept !== GO_ON) return slept;
+    acceptEvents(vcpu);
+    if (lapic !== undefined) lapic.pvUnhalted = false;
+    if (vcpu.mpState !== KVM_MP_STATE_INIT_RECEIVED) vcpu.mpState = KVM_MP_STATE_RUNNABLE;
+    return GO_ON;
+  }
+
+  /** HLT: an exit where user space halts, else the vCPU lies down. */
+  halt(): number {
+    const vcpu = this.#vcpu;
+    if (vcpu.lapic === undefined) return this.#page.exit(KVM_EXIT_HLT);
+    // __kvm_emulate_halt (6.18): with something to do it does not even lie down
+    if (!this.runnable) vcpu.mpState = KVM_MP_STATE_HALTED;
+    else vcpu.lapic.pvUnhalted = false;
+    return GO_ON;
+  }
+
+  /** kvm_arch_vcpu_runnable */
+  get runnable(): boolean {
+    const { lapic, events, mpState } = this.#vcpu;
+    if (lapic !== undefined && lapic.pendingEvents !== 0)
+      return mpState !== KVM_MP_STATE_INIT_RECEIVED || (lapic.pendingEvents & 2) !== 0;
+    if (mpState === KVM_MP_STATE_INIT_RECEIVED) return false;
+    if (events.exception.pending || events.tripleFault || lapic?.pvUnhalted === true) return true;
+    // an NMI that has just been sent wakes, masked or not: it is looked at on the way into the guest (KVM_REQ_NMI)
+    if (events.nmi.requested || (lapic !== undefined && lapic.nmiQueued !== 0)) return true;
+    if (events.nmi.pending !== 0 && !this.#state.nmiMasked) return true;
+    if ((this.#state.r32[2 * RFLAGS] & IF) === 0) return false;
+    return events.interrupt.injected || hasInterrupt(this.#vcpu);
+  }
+
+  /**
+   * Waits: GO_ON once `ready`; −EINTR for a signal, where nothing can ever end it, or where nothing did within the longest
+   * sleep: a timer that ticks for ever must not keep JavaScript busy for ever. ASLEEP for a patient run.
+   */
+  #sleep(ready: () => boolean): number {
+    const { vcpu } = this.#vcpu;
+    const { kernel } = vcpu.vm;
+    const ended = (): boolean => ready() || vcpu.interrupted;
+    if (this.patient) {
+      kernel.work.policy(kernel.work);
+      vcpu.waitsFor = ended() ? "" : this.#sleepReport();
+      if (vcpu.waitsFor !== "") return ASLEEP;
+    } else {
+      const report = this.#everyone();
+      const { next, now } = kernel.clock;
+      const deadline = next === Number.POSITIVE_INFINITY ? undefined : now + this.#policy.longestSleep;
+      const result = kernel.wait(report, ended, deadline);
+      if (result === false) kernel.deadlocks.push(report);
+    }
+    return ready() ? GO_ON : -EINTR;
+  }
+
+  /** What every vCPU of the VM waits for, this one first. */
+  #everyone(): string {
+    const { vcpu } = this.#vcpu;
+    const others = vcpu.vm.vcpus
+      .filter((other) => other !== vcpu)
+      .map((other) => (other.waitsFor === "" ? `vCPU ${other.id} is not in KVM_RUN` : other.waitsFor));
+    return [this.#sleepReport(), ...others].join("; ");
+  }
+
+  #sleepReport(): string {
+    const { id } = this.#vcpu.vcpu;
+    const { mpState } = this.#vcpu;
+    if (mpState === KVM_MP_STATE_UNINITIALIZED) return `vCPU ${id} waits for INIT and SIPI`;
+    if (mpState === KVM_MP_STATE_INIT_RECEIVED) return `vCPU ${id} waits for a SIPI`;
+    const closed = (this.#state.r32[2 * RFLAGS] & IF) === 0;
+    return `vCPU ${id} halted, interrupts ${closed ? "off" : "on"}`;
+  }
+}
