@@ -467,3 +467,18 @@ describe("messageFromMsi", () => {
     expect(message).toEqual(newMessage({ vector: 0x41, deliveryMode: DM_FIXED, destId: 0x12 }));
   });
 });
+
+test("x2APIC ids of more than twelve bits: each vCPU is reached by its own, by its number and logically", () => {
+  const ids = [0, 1, 16, 0xfff, 0x1000, 0x1011, 0x3fff];
+  for (const oneToOneIdMap of [true, false]) {
+    const many = bus(
+      ids.map((id) => ({ id, x2apic: true })),
+      { oneToOneIdMap },
+    );
+    for (const [place, id] of ids.entries()) {
+      expect(send(many, { destId: id, destMode: DEST_PHYSICAL })).toEqual([1, [place]]);
+      const logical = ((id >> 4) << 16) | (1 << (id & 15));
+      expect(send(many, { destId: logical, destMode: DEST_LOGICAL })).toEqual([1, [place]]);
+    }
+  }
+});

@@ -512,3 +512,17 @@ describe("the clock's pin", () => {
     expect(ioapic.wantsEoi(4, true)).toBe(true);
   });
 });
+
+test("the clock's interrupt is tracked when its line brought it, and not when unmasking or an EOI did", () => {
+  const CLOCK = 0x31;
+  for (const by of ["line", "unmask", "eoi"] as const) {
+    const ioapic = new Ioapic();
+    const bus = new Bus(ioapic);
+    bus.writeRegister(high(RTC_GSI), 0);
+    bus.writeRegister(low(RTC_GSI), LEVEL | CLOCK | (by === "unmask" ? MASK : 0));
+    bus.finish(ioapic.setIrq(RTC_GSI, 0, true, by !== "eoi"));
+    if (by === "unmask") bus.writeRegister(low(RTC_GSI), LEVEL | CLOCK);
+    if (by === "eoi") bus.eoi(CLOCK, true);
+    expect([by, bus.sent, ioapic.rtcPendingEoi]).toEqual([by, by === "eoi" ? 2 : 1, by === "line" ? 1 : 0]);
+  }
+});

@@ -273,3 +273,16 @@ describe("KVM_SET_LAPIC restarts the timer from TMCCT (recorded on 6.18)", () =>
     expect([lapic.timer.deadline, lapic.timer.mode, count(lapic, 5)]).toEqual([NEVER, R.TIMER_ONESHOT, 0]);
   });
 });
+
+test("a TSC deadline that is less than a nanosecond ahead has come; one of a nanosecond is waited for", () => {
+  for (const khz of [1_000_000, 2_000_000, 3_500_000])
+    for (let ahead = 0n; ahead < 8n; ahead++) {
+      const lapic = timer(R.TIMER_TSCDEADLINE | VECTOR);
+      lapic.timer.tscKhz = khz;
+      const now = 1_000;
+      lapic.setTscDeadline(BigInt(now * (khz / 1_000_000)) + ahead, now);
+      // lapic.c:start_sw_tscdeadline (6.1): whole nanoseconds
+      const wait = Math.floor(Number(ahead) / (khz / 1_000_000));
+      expect([lapic.timer.pending, lapic.timer.deadline]).toEqual(wait === 0 ? [1, NEVER] : [0, now + wait]);
+    }
+});

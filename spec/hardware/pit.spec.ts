@@ -372,3 +372,47 @@ describe("KVM_SET_PIT and KVM_SET_PIT2", () => {
     expect(pit.nextExpiry).toBe(START + nanoseconds(1000));
   });
 });
+
+test("ticks that nobody acknowledged, against the naive twin: every sequence of seven steps", () => {
+  const steps = ["tick", "ack", "reinject", "drop"] as const;
+  let wrong = 0;
+  for (let code = 0; code < steps.length ** 7; code++) {
+    const pit = new Pit(START);
+    program(pit, 0, 2, 10_000, START);
+    let pulses = 0;
+    // i8254.c: pit_timer_fn, kvm_pit_ack_irq, pit_do_work, kvm_pit_set_reinject (6.1); without reinjection nobody
+    // listens to acknowledgements
+    const twin = { reinject: true, acked: true, waiting: 0, pulses: 0 };
+    const work = (): void => {
+      if (twin.reinject && !twin.acked) return;
+      twin.acked = !twin.reinject && twin.acked;
+      twin.pulses++;
+    };
+    for (let i = 0, rest = code; i < 7; i++, rest = Math.floor(rest / steps.length)) {
+      switch (steps[rest % steps.length]) {
+        case "tick":
+          pit.expire(pit.nextExpiry);
+          if (twin.reinject) twin.waiting++;
+          work();
+          break;
+        case "ack":
+          pit.ack();
+          if (!twin.reinject) break;
+          twin.acked = true;
+          twin.waiting = Math.max(twin.waiting - 1, 0);
+          if (twin.waiting > 0) work();
+          break;
+        case "reinject":
+          pit.setReinject(true);
+          if (!twin.reinject) Object.assign(twin, { reinject: true, acked: true, waiting: 0 });
+          break;
+        case "drop":
+          pit.setReinject(false);
+          twin.reinject = false;
+      }
+      while (pit.workQueued) if (pit.runWork()) pulses++;
+    }
+    if (pulses !== twin.pulses || pit.pending !== twin.waiting) wrong++;
+  }
+  expect(wrong).toBe(0);
+});

@@ -477,3 +477,62 @@ describe("an interrupt is in exactly one place", () => {
     expect([checked, lost]).toEqual([2 * 8 ** 5, 0]);
   });
 });
+
+/** A presenter's state: CPPR, XISR, MFRR, and the priority of what is shown. */
+function presenterState(cppr: number, xisr: number, mfrr: number, priority: number): Uint8Array {
+  const bytes = new Uint8Array(8);
+  store32(bytes, 0, (mfrr << 24) | (priority << 16));
+  store32(bytes, 4, (cppr << 24) | xisr);
+  return bytes;
+}
+
+describe("a presenter that was restored", () => {
+  test("shows a source exactly if that is more favoured than CPPR and MFRR (icp_try_to_deliver)", () => {
+    for (const cppr of [4, 5, 6, 0xff])
+      for (const mfrr of [4, 5, 6, 0xff]) {
+        const pair = new Pair(0xff);
+        pair.source(A, 0, 5);
+        const state = presenterState(cppr, 0, mfrr, XICS_MASKED);
+        expect(pair.chip.restorePresenter(pair.presenter(0), state, 0)).toBe(0);
+        pair.chip.setIrq(A, 1);
+        expect(pair.presenter(0).xisr).toBe(5 < Math.min(cppr, mfrr) ? A : 0);
+      }
+  });
+
+  test("shows what was refused if its MFRR got less favoured (kvmppc_xics_set_icp)", () => {
+    for (const mfrr of [3, 4, 6, 0xff]) {
+      const pair = new Pair(0xff);
+      pair.source(A, 0, 5);
+      pair.chip.ipi(0, 4);
+      pair.chip.setIrq(A, 1);
+      expect(pair.presenter(0).xisr).toBe(XICS_IPI);
+      const state = presenterState(0xff, 0, mfrr, XICS_MASKED);
+      expect(pair.chip.restorePresenter(pair.presenter(0), state, 0)).toBe(0);
+      expect(pair.presenter(0).xisr).toBe(mfrr > 5 ? A : 0);
+    }
+  });
+});
+
+test("where room is made, the refused source of the lowest number is shown first, whichever block was refused first", () => {
+  const [low, high] = [0x1400, 0x2400];
+  for (const order of [
+    [low, high],
+    [high, low],
+  ]) {
+    const pair = new Pair(4);
+    for (const irq of order) pair.source(irq, 0, 5);
+    for (const irq of order) pair.chip.setIrq(irq, 1);
+    expect(pair.presenter(0).xisr).toBe(0);
+    pair.chip.setCppr(pair.presenter(0), 0xff);
+    expect(pair.presenter(0).xisr).toBe(low);
+  }
+});
+
+test("0 is no interrupt: where nothing had to give way nothing else is shown, whatever source 0 is set to", () => {
+  const pair = new Pair(0xff);
+  pair.source(16, 0, 5);
+  expect(pair.chip.setXive(0, 0, 1)).toBe(0);
+  pair.chip.setIrq(16, 1);
+  expect(pair.chip.xirr(pair.presenter(0))).toBe(0xff00_0010);
+  expect(pair.chip.xirr(pair.presenter(0)) & 0xff_ffff).toBe(0);
+});
