@@ -271,6 +271,63 @@ describe("a host with an MPIC", () => {
     expect(shared()).toBe(8);
   });
 
+  test("user space is no CPU: a write to a CPU's own view changes no CPU's CTPR (get_current_cpu)", () => {
+    const { process, vm, device, connect, ask } = e500();
+    const mpic = device(KVM_DEV_TYPE_FSL_MPIC_20);
+    const cpus = [0, 1];
+    for (const id of cpus) connect(process.ioctl(vm, KVM_CREATE_VCPU.powerpc, id), mpic, id);
+    expect(ask(KVM_SET_DEVICE_ATTR, mpic, 2, 0x80, word(3))).toBe(0);
+    const read = cpus.map((id) => {
+      const value = word(0);
+      expect(ask(KVM_GET_DEVICE_ATTR, mpic, 2, 0x20080 + id * 0x1000, value)).toBe(0);
+      return load32(value, 0);
+    });
+    expect(read).toEqual([15, 15]);
+  });
+
+  test.each(["guest", "user space"])("a resampling irqfd is told when a source is ended by the %s", (by) => {
+    const { process, vm, device, connect, ask, set } = e500();
+    const mpic = device(KVM_DEV_TYPE_FSL_MPIC_20);
+    const vcpu = process.ioctl(vm, KVM_CREATE_VCPU.powerpc, 0);
+    connect(vcpu, mpic, 0);
+    expect(set(mpic, 1, 0, doubleword(BASE))).toBe(0);
+    expect(set(mpic, 2, 0x10000 + 3 * 0x20, word((1 << 22) | (5 << 16) | 0x33))).toBe(0);
+    expect(set(mpic, 2, 0x10000 + 3 * 0x20 + 0x10, word(1))).toBe(0);
+    expect(set(mpic, 2, 0x20080, word(0))).toBe(0);
+    const routing = new Uint8Array(8 + 48);
+    [1, 0, 7, KVM_IRQ_ROUTING_IRQCHIP, 0, 0, 0, 3].forEach((value, i) => {
+      store32(routing, i * 4, value);
+    });
+    expect(process.ioctl(vm, KVM_SET_GSI_ROUTING.powerpc, routing)).toBe(0);
+    const [fd, resamplefd] = [0, 1].map(() => process.eventfd2(0, 0x800));
+    expect(process.ioctl(vm, KVM_IRQFD.powerpc, KvmIrqfd.encode({ fd, gsi: 7, flags: 2, resamplefd }))).toBe(
+      0,
+    );
+    const told = () => {
+      const count = new Uint8Array(8);
+      return process.read(resamplefd, count) < 0 ? 0n : load64(count, 0);
+    };
+    for (let round = 0; round < 2; round++) {
+      process.write(fd, Uint8Array.of(1, 0, 0, 0, 0, 0, 0, 0));
+      const vector = word(0);
+      expect(ask(KVM_GET_DEVICE_ATTR, mpic, 2, 0x200a0, vector)).toBe(0);
+      expect([load32(vector, 0), told()]).toEqual([0x33, 0n]);
+      if (by === "user space") expect(set(mpic, 2, 0x200b0, word(0))).toBe(0);
+      else {
+        vcpuOf(process, vcpu).load(
+          (function* () {
+            yield* store(BASE + 0xb0, 4, 0);
+          })(),
+        );
+        process.ioctl(vcpu, KVM_RUN.powerpc, 0);
+      }
+      expect(told()).toBe(1n);
+      // the line went down with it
+      expect(ask(KVM_GET_DEVICE_ATTR, mpic, 2, 0x200a0, vector)).toBe(0);
+      expect([load32(vector, 0), told()]).toEqual([0xffff, 0n]);
+    }
+  });
+
   test("KVM_SIGNAL_MSI: EINVAL before the controller and for flags, else 0", () => {
     const { process, vm, device } = e500();
     const signal = (flags: number) =>
