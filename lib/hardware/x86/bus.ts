@@ -34,6 +34,8 @@ export interface Bus {
   /** task priority, where a local APIC in the kernel has it; else the register of the state is used */
   readCr8(): number;
   writeCr8(value: number): void;
+  /** whether the hypercall of another maker's processors is written anew as that of this one */
+  fixesHypercalls(): boolean;
   /** VMCALL, VMMCALL: the result for RAX, or undefined where the hypercall became an exit */
   hypercall(): bigint | undefined;
 }

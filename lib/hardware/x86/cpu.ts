@@ -67,6 +67,8 @@ export interface CpuOptions {
   emulated: boolean;
   /** OUT is done again after the exit, as where a processor runs the guest; else it is over before the exit */
   portRestarts: boolean;
+  /** the last byte of the hypercall that it knows: 0xc1 of VMCALL, 0xd9 of VMMCALL */
+  hypercall: 0xc1 | 0xd9;
   /** paging without long mode shuts the processor down (pvm) */
   pagingIsLong: boolean;
   /** bits that CR4 takes */
@@ -162,6 +164,7 @@ export class Cpu {
     this.options = {
       emulated: false,
       portRestarts: false,
+      hypercall: 0xc1,
       pagingIsLong: false,
       cr4Allowed: 0x0077_1fff,
       ...options,
@@ -392,6 +395,11 @@ export class Cpu {
     if (length > 15) this.memory.raise(GP, 0);
     if (this.lock && !this.#lockable()) this.undefinedOpcode();
     this.rip = this.long ? this.start + length : (this.start + length) % 2 ** 32;
+  }
+
+  /** An instruction that is fetched, and not known: LOCK before it is #UD all the same. */
+  unknown(): void {
+    if (this.memory.stop === RUNNING) this.memory.unhandled();
   }
 
   /** LOCK is for instructions that read and write memory; before others it is #UD. */

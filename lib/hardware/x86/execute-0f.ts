@@ -3,10 +3,10 @@
  * RDSEED, and of the vector registers everything but moves.
  */
 import { maskOf, signed } from "./alu.ts";
-import type { Cpu } from "./cpu.ts";
-import { condition, loadFarPointer, popSegment, pushSegment } from "./execute.ts";
+import { type Cpu, REP } from "./cpu.ts";
+import { condition, loadFarPointer, popSegment, pushSegment, storeSelector } from "./execute.ts";
 import { GP } from "./memory.ts";
-import { CF, FS, GS, LDTR, RAX, RBX, RCX, RDX, SS, TR, ZF } from "./state.ts";
+import { CF, CR4, CR4_FSGSBASE, FS, GS, LDTR, RAX, RBX, RCX, RDX, SS, TR, ZF } from "./state.ts";
 import {
   clearTaskSwitched,
   cpuid,
@@ -71,11 +71,10 @@ export function executeTwoByte(cpu: Cpu, opcode: number): void {
     case 0x19:
     case 0x1c:
     case 0x1d:
-      hint(cpu);
-      if (cpu.mod === 3 && cpu.options.emulated) cpu.memory.unhandled();
-      return;
+      return cpu.options.emulated ? hintOfPvm(cpu) : hint(cpu);
     case 0x1e:
-      return cpu.options.emulated ? cpu.memory.unhandled() : hint(cpu);
+      hint(cpu);
+      return cpu.options.emulated ? cpu.unknown() : undefined;
     case 0x0d:
     case 0x18:
     case 0x1f:
@@ -95,6 +94,8 @@ export function executeTwoByte(cpu: Cpu, opcode: number): void {
     case 0x21:
     case 0x23:
       return moveDebug(cpu, opcode === 0x23);
+    case 0x38:
+      return moveSwapped(cpu);
     case 0x30:
       return writeMsr(cpu);
     case 0x31:
@@ -166,6 +167,17 @@ export function executeTwoByte(cpu: Cpu, opcode: number): void {
   }
 }
 
+/**
+ * Hints that Linux's emulator does not know: with a memory operand pvm passes over them in its place, and outside of 64-bit
+ * mode takes the operand for one of 32-bit addresses, whatever the code and its prefixes say (live 6.18).
+ */
+function hintOfPvm(cpu: Cpu): void {
+  if (!cpu.long) cpu.asize = 4;
+  hint(cpu);
+  if (cpu.mod === 3) cpu.unknown();
+  else cpu.refused = !cpu.stopped;
+}
+
 /** SLDT, STR, LLDT, LTR */
 function groupSix(cpu: Cpu): void {
   cpu.fetchModrm();
@@ -177,11 +189,7 @@ function groupSix(cpu: Cpu): void {
   switch (operation) {
     case 0:
     case 1: {
-      const { selector } = cpu.segments[operation === 0 ? LDTR : TR];
-      if (cpu.mod !== 3) return cpu.setRm(2, selector);
-      return cpu.osize === 8
-        ? cpu.setRegister64(cpu.rm, BigInt(selector))
-        : cpu.setRegister(cpu.osize, cpu.rm, selector);
+      return storeSelector(cpu, cpu.segments[operation === 0 ? LDTR : TR].selector);
     }
     case 2:
     case 3: {
@@ -213,14 +221,10 @@ function conditionalMove(cpu: Cpu, number: number): void {
 function swapBytes(cpu: Cpu, register: number): void {
   cpu.endFetch();
   if (cpu.osize === 8) {
-    const value = cpu.r64[register];
-    let result = 0n;
-    for (let i = 0n; i < 8n; i++) result = (result << 8n) | ((value >> (8n * i)) & 0xffn);
-    return cpu.setRegister64(register, result);
+    return cpu.setRegister64(register, swapped(8, cpu.r64[register]));
   }
   const value = cpu.r32[2 * register];
-  const swapped = ((value >>> 24) | ((value >>> 8) & 0xff00) | ((value & 0xff00) << 8) | (value << 24)) >>> 0;
-  if (cpu.osize === 4) cpu.setRegister(4, register, swapped);
+  if (cpu.osize === 4) cpu.setRegister(4, register, Number(swapped(4, BigInt(value))));
   // undefined by the manual; processors give 0
   else cpu.setRegister(2, register, 0);
 }
@@ -425,17 +429,68 @@ function compareExchange16(cpu: Cpu): void {
   cpu.flags &= ~ZF;
 }
 
-/** FXSAVE, FXRSTOR, fences, and CLFLUSH. */
+/** FXSAVE, FXRSTOR, fences, CLFLUSH, and the bases of FS and GS. */
 function groupFifteen(cpu: Cpu): void {
+  const { emulated } = cpu.options;
   cpu.fetchModrm();
-  cpu.endFetch();
   const operation = (cpu.modrm >> 3) & 7;
-  if (cpu.mod !== 3 && operation < 2 && cpu.repeat === 0) return saveState(cpu, operation === 1);
-  if (cpu.mod === 3 && operation >= 5) {
-    // fences, which Linux's emulator does not know: pvm does them in its place
-    cpu.refused = cpu.options.emulated;
-    return;
+  if (cpu.mod === 3) {
+    const based = operation < 4 && cpu.repeat === REP && cpu.long;
+    const fence = operation > 4 && cpu.repeat !== REP;
+    if (!based && !fence) return cpu.memory.unhandled();
+    // Linux's emulator knows neither: pvm does them in its place, LOCK or not (live 6.18)
+    if (emulated) cpu.lock = false;
+    cpu.refused = emulated;
+    cpu.endFetch();
+    return based && !cpu.stopped ? segmentBase(cpu, operation) : undefined;
   }
-  if (cpu.mod !== 3 && operation === 7) return;
-  cpu.memory.unhandled();
+  if (operation > 1 && (operation !== 7 || cpu.repeat !== 0)) return cpu.memory.unhandled();
+  cpu.endFetch();
+  if (operation === 7 || cpu.stopped) return;
+  if (cpu.repeat !== 0) return cpu.undefinedOpcode();
+  saveState(cpu, operation === 1);
+}
+
+/** RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE; pvm does not ask CR4 (live 6.18). */
+function segmentBase(cpu: Cpu, operation: number): void {
+  if (!cpu.options.emulated && (cpu.state.c32[2 * CR4] & CR4_FSGSBASE) === 0) return cpu.undefinedOpcode();
+  const segment = cpu.segments[(operation & 1) === 0 ? FS : GS];
+  const wide = (cpu.rex & 8) !== 0;
+  if (operation < 2) {
+    const value = (BigInt(segment.baseHi >>> 0) << 32n) | BigInt(segment.baseLo);
+    return wide ? cpu.setRegister64(cpu.rm, value) : cpu.setRegister(4, cpu.rm, segment.baseLo);
+  }
+  const value = cpu.r64[cpu.rm];
+  if (wide && BigInt.asIntN(48, value) !== BigInt.asIntN(64, value)) return cpu.fault(GP, 0);
+  segment.baseLo = cpu.r32[2 * cpu.rm];
+  segment.baseHi = wide ? cpu.r32[2 * cpu.rm + 1] : 0;
+}
+
+/** 0F 38 F0, F1: MOVBE, for processors whose CPUID has it. */
+function moveSwapped(cpu: Cpu): void {
+  const opcode = cpu.fetch8();
+  if ((opcode !== 0xf0 && opcode !== 0xf1) || cpu.repeat !== 0) return cpu.memory.unhandled();
+  cpu.fetchModrm();
+  if (cpu.mod === 3) return cpu.memory.unhandled();
+  cpu.endFetch();
+  cpu.bus.cpuid(1, 0, leaf);
+  if ((leaf[2] & MOVBE) === 0) return cpu.undefinedOpcode();
+  if (cpu.stopped) return;
+  const { osize } = cpu;
+  if (opcode === 0xf0) {
+    const value = swapped(osize, osize === 8 ? cpu.getRm64() : BigInt(cpu.getRm(osize)));
+    if (osize === 8) cpu.setRegister64(cpu.reg, value);
+    else cpu.setRegister(osize, cpu.reg, Number(value));
+  } else if (osize === 8) cpu.setRm64(swapped(8, cpu.r64[cpu.reg]));
+  else cpu.setRm(osize, Number(swapped(osize, BigInt(cpu.getRegister(osize, cpu.reg)))));
+}
+
+const MOVBE = 1 << 22;
+const leaf = new Uint32Array(4);
+
+/** The bytes of a value the other way round. */
+function swapped(width: number, value: bigint): bigint {
+  let result = 0n;
+  for (let i = 0n; i < width; i++) result = (result << 8n) | ((value >> (8n * i)) & 0xffn);
+  return result;
 }

@@ -6,7 +6,7 @@
 import { AND, CMP, maskOf, signed } from "./alu.ts";
 import type { Cpu } from "./cpu.ts";
 import { executeTwoByte } from "./execute-0f.ts";
-import { BP, BR, DE, EXCEPTION, GP, NO_CODE, OFLOW, RUNNING } from "./memory.ts";
+import { BP, BR, DB, DE, EXCEPTION, GP, NO_CODE, OFLOW, RUNNING } from "./memory.ts";
 import {
   AC,
   AF,
@@ -42,7 +42,15 @@ import {
 } from "./state.ts";
 import { cmps, ins, lods, movs, outs, portIn, portOut, scas, stos } from "./strings.ts";
 import { halt } from "./system.ts";
-import { callFar, interruptReturn, jumpFar, loadSegment, returnFar, softwareInterrupt } from "./transfer.ts";
+import {
+  callFar,
+  enterHandler,
+  interruptReturn,
+  jumpFar,
+  loadSegment,
+  returnFar,
+  softwareInterrupt,
+} from "./transfer.ts";
 import { floatingPoint } from "./vector.ts";
 
 /** What POPF and IRET may change. */
@@ -174,9 +182,7 @@ export function execute(cpu: Cpu, opcode: number): void {
       const segment = cpu.segmentNumber;
       if (segment > 5) return cpu.undefinedOpcode();
       const { selector } = cpu.segments[segment];
-      return cpu.mod === 3 && cpu.osize === 8
-        ? cpu.setRegister64(cpu.rm, BigInt(selector))
-        : cpu.setRm(cpu.mod === 3 ? cpu.osize : 2, selector);
+      return storeSelector(cpu, selector);
     }
     case 0x8d:
       return loadAddress(cpu);
@@ -327,6 +333,8 @@ export function execute(cpu: Cpu, opcode: number): void {
       if (!notInLong(cpu)) return;
       if ((cpu.flags & OF) !== 0) softwareInterrupt(cpu, OFLOW);
       return;
+    case 0xf1:
+      return interruptOne(cpu);
     case 0xcf:
       cpu.endFetch();
       return interruptReturn(cpu);
@@ -898,11 +906,27 @@ function popFlags(cpu: Cpu): void {
   cpu.flags = (cpu.flags & ~mask & ~(RF | (size === 2 ? 0 : VIF | VIP))) | (value & mask) | FLAG_FIXED;
 }
 
+/**
+ * MOV from a segment register, SLDT, STR: two bytes of memory, or a whole register. Linux's emulator writes eight bytes of
+ * memory where REX.W asks for them (arch/x86/kvm/emulate.c:em_mov_rm_sreg, em_store_sreg, 6.1; live 6.18).
+ */
+export function storeSelector(cpu: Cpu, selector: number): void {
+  if (cpu.osize === 8 && (cpu.mod === 3 || cpu.options.emulated)) cpu.setRm64(BigInt(selector));
+  else cpu.setRm(cpu.mod === 3 ? cpu.osize : 2, selector);
+}
+
+/** ICEBP, INT1: a debug exception whose gate may have any DPL. */
+function interruptOne(cpu: Cpu): void {
+  cpu.endFetch();
+  if (cpu.options.emulated) return cpu.unknown();
+  if (!cpu.stopped) enterHandler(cpu, DB, "exception", -1, cpu.rip);
+}
+
 function enter(cpu: Cpu): void {
   const size = cpu.fetch16();
   const level = cpu.fetch8() & 31;
   cpu.endFetch();
-  if (level !== 0 && cpu.options.emulated) return cpu.memory.unhandled();
+  if (level !== 0 && cpu.options.emulated) return cpu.unknown();
   // Linux's emulator pushes by the size of the stack, not of the operand (arch/x86/kvm/emulate.c:em_enter, 6.1)
   const width = cpu.options.emulated ? (cpu.long ? 8 : cpu.segments[SS].db !== 0 ? 4 : 2) : cpu.stackSize;
   if (width === 8) cpu.push64(cpu.r64[RBP]);

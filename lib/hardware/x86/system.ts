@@ -289,8 +289,8 @@ export function groupSeven(cpu: Cpu): void {
   }
 }
 
-/** VMCALL, MONITOR, MWAIT, XSETBV, VMMCALL, SWAPGS: of CPL 0 alone in Linux's emulator (recorded). */
-const PRIVILEGED = new Set([0xc1, 0xc8, 0xc9, 0xd1, 0xd9, 0xf8]);
+/** VMCALL, MONITOR, MWAIT, XSETBV, SWAPGS: of CPL 0 alone in Linux's emulator (recorded). */
+const PRIVILEGED = new Set([0xc1, 0xc8, 0xc9, 0xd1, 0xf8]);
 
 function groupSevenRegisters(cpu: Cpu): void {
   if (cpu.options.emulated && PRIVILEGED.has(cpu.modrm) && !privileged(cpu)) return;
@@ -298,7 +298,7 @@ function groupSevenRegisters(cpu: Cpu): void {
     case 0xc1: // VMCALL
       return hypercall(cpu);
     case 0xd9: // VMMCALL
-      return cpu.options.emulated ? cpu.undefinedOpcode() : hypercall(cpu);
+      return cpu.options.emulated && !cpu.protectedMode ? cpu.undefinedOpcode() : hypercall(cpu);
     case 0xd0: // XGETBV
       if (cpu.options.emulated) return cpu.memory.unhandled();
       if (cpu.r32[2 * RCX] !== 0) return cpu.fault(GP, 0);
@@ -393,10 +393,19 @@ export function readCounter(cpu: Cpu): void {
   setPair(cpu, value);
 }
 
+/**
+ * VMCALL is Intel's, VMMCALL AMD's. Where the processor knows only the other one, KVM writes that over the instruction and
+ * runs it again, or raises #UD if user space asked for that (arch/x86/kvm/x86.c:emulator_fix_hypercall, 6.1). So does pvm,
+ * whose emulator gives neither to the processor: for ever (live 6.18).
+ */
 function hypercall(cpu: Cpu): void {
-  // the emulator writes the instruction anew and runs it again, for ever (recorded)
-  if (cpu.options.emulated) {
-    cpu.again = true;
+  const { emulated, hypercall: known } = cpu.options;
+  if (emulated || cpu.modrm !== known) {
+    if (!cpu.bus.fixesHypercalls()) return cpu.undefinedOpcode();
+    [0x0f, 0x01, known].forEach((byte, i) => {
+      cpu.memory.write(cpu.startLinear + i, 1, byte, cpu.user);
+    });
+    cpu.rip = cpu.start;
     return;
   }
   if (cpu.takeMsrAnswer()) return cpu.setRegister64(RAX, cpu.msrValue);
@@ -479,7 +488,7 @@ export function systemReturn(cpu: Cpu): void {
 export function systemEnter(cpu: Cpu): void {
   cpu.endFetch();
   const { c32, c64 } = cpu.state;
-  if (cpu.long && cpu.options.emulated) return cpu.memory.unhandled();
+  if (cpu.long && cpu.options.emulated) return cpu.unknown();
   if (!cpu.protectedMode || (c32[2 * SYSENTER_CS] & 0xfffc) === 0) return cpu.fault(GP, 0);
   if (cpu.stopped) return;
   const long = cpu.state.longMode;

@@ -61,7 +61,9 @@ export function moveVector(cpu: Cpu, opcode: number): void {
     opcode === 0x6f || opcode === 0x7f
       ? doubled !== repeated && cpu.repeat !== 0xf2
       : cpu.repeat === 0 && (opcode !== 0xe7 || doubled);
-  if (!known || ((opcode === 0x2b || opcode === 0xe7) && cpu.mod === 3)) return cpu.memory.unhandled();
+  if (!known) return cpu.memory.unhandled();
+  if ((opcode === 0x2b || opcode === 0xe7) && cpu.mod === 3)
+    return opcode === 0x2b ? cpu.memory.unhandled() : cpu.undefinedOpcode();
   if (opcode === 0x6f || opcode === 0x7f) aligned = doubled;
   cpu.endFetch();
   if (!usable(cpu)) return;

@@ -16,6 +16,7 @@ import {
   KVM_IRQCHIP_PIC_SLAVE,
   KVM_MSR_FILTER_READ,
   KVM_MSR_FILTER_WRITE,
+  KVM_X86_QUIRK_FIX_HYPERCALL_INSN,
   KvmCpuidEntry2,
 } from "../../abi/kvm-x86.ts";
 import { load32 } from "../../abi/struct.ts";
@@ -383,6 +384,10 @@ export class GuestBus implements Bus {
     }
     this.tprLowered ||= value < c32[2 * CR8];
     c32[2 * CR8] = value;
+  }
+
+  fixesHypercalls(): boolean {
+    return (this.#vcpu.vm.settings.disabledQuirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN) === 0;
   }
 
   /** arch/x86/kvm/x86.c:kvm_emulate_hypercall (6.1). Missing: those that kick, yield to, or send IPIs to other vCPUs. */

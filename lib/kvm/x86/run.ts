@@ -101,6 +101,7 @@ export class Runner {
     this.cpu = make(new CpuState(), this.#bus, {
       emulated: this.#emulated,
       portRestarts: !this.#emulated,
+      hypercall: vm.host.flavour === "svm" ? 0xd9 : 0xc1,
       pagingIsLong: pagingOnlyInLongMode,
     });
     this.#bus.cpu = this.cpu;

@@ -71,6 +71,10 @@ export class TestBus implements Bus {
     return 0;
   }
   writeCr8(): void {}
+  fixesHypercalls(): boolean {
+    return true;
+  }
+
   hypercall(): bigint {
     return 0n;
   }
