@@ -3,12 +3,12 @@
  * subsystem and kernel release) how many recorded answers were compared, and how many are identical. It is made by
  * replaying, never by hand. `--page` writes the page behind the table.
  */
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { basename, dirname, resolve } from "node:path";
 import { readTrace } from "../trace/files.ts";
 import { knownCalls } from "../trace/known.ts";
 import { replay } from "../trace/replay.ts";
 import { conformancePage } from "./conformance-page.ts";
-import { traceFiles } from "./files.ts";
+import { readKnown, readText, traceFiles, writeOut } from "./files.ts";
 import { type Output, UsageError } from "./output.ts";
 
 const BEGIN = "<!-- conformance: made by `npm run conformance` -->";
@@ -25,8 +25,8 @@ export interface ConformanceOptions {
   write?: string;
   /** writes the page to this file */
   page?: string;
-  /** a list of calls that are meant to differ; left out where there is no such file */
-  known: string;
+  /** a list of calls that are meant to differ; the repository's own where none is named */
+  known?: string;
 }
 
 /** Prints the table, or puts it between the markers of a file, or writes the page; the exit code. */
@@ -36,13 +36,12 @@ export function conformanceCommand(
   output: Output,
 ): number {
   if (page !== undefined) {
-    const list = existsSync(known) ? knownCalls(readFileSync(known, "utf8")) : [];
-    writeFileSync(page, conformancePage(folders, list));
+    writeOut(page, conformancePage(folders, readKnown(known, knownCalls)));
     return 0;
   }
   const table = conformanceTable(folders);
   if (write === undefined) output.print(table);
-  else writeFileSync(write, withTable(readFileSync(write, "utf8"), table));
+  else writeOut(write, withTable(readText(write), table));
   return 0;
 }
 
@@ -60,7 +59,7 @@ export function conformanceTable(folders: readonly string[]): string {
   const total: Row = { traces: 0, calls: 0, identical: 0 };
   for (const { path, name } of traceFiles(folders)) {
     const result = replay({ ...readTrace(path, path), name });
-    const group = name.includes("/") ? name.slice(0, name.lastIndexOf("/")) : "";
+    const group = name.includes("/") ? dirname(name) : basename(dirname(resolve(path)));
     let row = rows.get(group);
     if (row === undefined) rows.set(group, (row = { traces: 0, calls: 0, identical: 0 }));
     for (const sum of [row, total]) {
@@ -79,5 +78,6 @@ export function conformanceTable(folders: readonly string[]): string {
   ].join("\n");
 }
 
-/** Rounded down: only what is complete is 100 %. */
-const percent = (part: number, whole: number): string => `${Math.floor((part / whole) * 1000) / 10} %`;
+/** Rounded down: only what is complete is 100 %. Nothing of nothing is nothing that could be said. */
+const percent = (part: number, whole: number): string =>
+  whole === 0 ? "" : `${Math.floor((part / whole) * 1000) / 10} %`;

@@ -11,6 +11,8 @@
 import { parentPort, Worker, workerData } from "node:worker_threads";
 import { type ExploreResult, explore, NotDeterministic } from "../fuzz/explore/explore.ts";
 import { type ExploreCommandOptions, exploration, load, type Shard, shardOf } from "./explore-options.ts";
+import { thrownBy } from "./module.ts";
+import { UsageError } from "./output.ts";
 
 /** What a worker is given. */
 interface Job {
@@ -25,7 +27,7 @@ interface Job {
 }
 
 /** What a worker answers: a result, or why there is none. */
-type Answer = ExploreResult | { readonly notDeterministic: string };
+type Answer = ExploreResult | { readonly notDeterministic: string } | { readonly unusable: string };
 
 const NONE = 0x7fffffff;
 
@@ -76,6 +78,7 @@ function answerOf(worker: Worker): Promise<ExploreResult> {
   return new Promise((resolve, reject) => {
     worker.once("message", (answer: Answer) => {
       if ("notDeterministic" in answer) reject(new NotDeterministic(answer.notDeterministic));
+      else if ("unusable" in answer) reject(new UsageError(answer.unusable));
       else resolve(answer);
     });
     worker.once("error", reject);
@@ -93,8 +96,10 @@ export async function doJob(): Promise<void> {
   try {
     answer = explore(program, { ...exploration(options, shard), stop });
   } catch (error) {
-    if (!(error instanceof NotDeterministic)) throw error;
-    answer = { notDeterministic: error.message };
+    answer =
+      error instanceof NotDeterministic
+        ? { notDeterministic: error.message }
+        : { unusable: thrownBy(path, error).message };
   }
   parentPort!.postMessage(answer);
 }

@@ -72,5 +72,6 @@ export async function load(path: string, name: string): Promise<Program> {
   const program = (await loadModule(path))[name] as Program | undefined;
   if (typeof program?.setup !== "function")
     throw new UsageError(`${path} exports no \`${name}\` with a \`setup\``);
+  if (typeof program.name !== "string") throw new UsageError(`${path}: \`${name}\` has no \`name\``);
   return program;
 }

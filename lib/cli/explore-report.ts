@@ -2,9 +2,9 @@
  * What `fake-kvm explore --format json` prints, and how the reports of shards become one: runs are added up, and of the
  * counterexamples with the same reason the smallest stays. A merged report is a report: it can be merged again.
  */
-import { readFileSync } from "node:fs";
 import type { Counterexample, ExploreResult } from "../fuzz/explore/explore.ts";
 import type { Program } from "../fuzz/explore/run.ts";
+import { readText } from "./files.ts";
 import { UsageError } from "./output.ts";
 
 export interface ExploreReport {
@@ -58,9 +58,10 @@ function bySize(a: Counterexample, b: Counterexample): number {
 export function readReport(path: string): ExploreReport {
   let read: unknown;
   try {
-    read = JSON.parse(readFileSync(path, "utf8"));
+    read = JSON.parse(readText(path));
   } catch (error) {
-    throw new UsageError(`${path}: ${(error as Error).message}`);
+    if (error instanceof UsageError) throw error;
+    throw new UsageError(`${path}: not JSON: ${(error as Error).message}`);
   }
   if (!isReport(read)) throw new UsageError(`${path} is no report of explore --format json`);
   return read;

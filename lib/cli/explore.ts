@@ -7,9 +7,12 @@
  */
 import { type Counterexample, explore, NotDeterministic } from "../fuzz/explore/explore.ts";
 import { toHtml, toMermaid, toPerfetto, toText } from "../fuzz/explore/report.ts";
+import type { Kernel } from "../kernel/kernel.ts";
+import { WorkQueue } from "../kernel/work-queue.ts";
 import { exploreInJobs } from "./explore-jobs.ts";
 import { type ExploreCommandOptions, exploration, load, shardOf } from "./explore-options.ts";
 import { type ExploreReport, mergeReports, readReport, reportOf } from "./explore-report.ts";
+import { thrownBy } from "./module.ts";
 import { type Output, UsageError } from "./output.ts";
 
 /** Those that show one counterexample. */
@@ -26,37 +29,60 @@ export async function exploreCommand(
   options: ExploreCommandOptions,
   output: Output,
 ): Promise<number> {
-  const { format, merge } = options;
+  const { format, merge, replay, strategy } = options;
   if (!formats.includes(format)) throw new UsageError(`no format "${format}": ${formats.join(", ")}`);
   if ((path === undefined) === (merge === undefined))
     throw new UsageError("explore takes a module, or reports to --merge");
   try {
     const report =
-      path === undefined ? mergeReports(merge!.map(readReport)) : await exploreFile(path, options);
-    tell(report, format, output);
+      path === undefined ? mergeReports(merge!.map(readReport)) : await exploreFile(path, options, output);
+    const all = replay === undefined && merge === undefined ? `, all that ${strategy} has` : "";
+    tell(report, format, all, output);
     return report.counterexamples.length === 0 ? 0 : 1;
   } catch (error) {
-    if (!(error instanceof NotDeterministic)) throw error;
-    output.warn(`fake-kvm: ${error.message}`);
-    return 1;
+    if (error instanceof NotDeterministic) {
+      output.warn(`fake-kvm: ${error.message}`);
+      return 1;
+    }
+    throw error instanceof UsageError || path === undefined ? error : thrownBy(path, error);
   }
 }
 
-async function exploreFile(path: string, options: ExploreCommandOptions): Promise<ExploreReport> {
-  const { jobs = 1, replay } = options;
+async function exploreFile(
+  path: string,
+  options: ExploreCommandOptions,
+  output: Output,
+): Promise<ExploreReport> {
+  const { jobs = 1, replay, runs } = options;
   if (jobs < 1) throw new UsageError("no jobs, no runs: --jobs 1 is the least");
+  if (runs === 0) throw new UsageError("no runs, no answer: --runs 1 is the least");
   const how = exploration(options, shardOf(options));
   const program = await load(path, options.export);
   const one = jobs === 1 || replay !== undefined;
-  return reportOf(program, one ? explore(program, how) : await exploreInJobs(path, options, jobs));
+  const result = one ? explore(program, how) : await exploreInJobs(path, options, jobs);
+  if (result.counterexample === undefined && runsByItself(program.setup().kernel))
+    output.warn("deferred work ran by itself, its orders were not tried: new Machine(…, { policy: byHand })");
+  return reportOf(program, result);
 }
 
-function tell(report: ExploreReport, format: string, output: Output): void {
+/** Whether the policy of a kernel runs deferred work: it is tried on a queue of its own. */
+function runsByItself(kernel: Kernel): boolean {
+  let ran = false;
+  const queue = new WorkQueue();
+  queue.schedule({ name: "probe", run: () => (ran = true) });
+  kernel.work.policy?.(queue);
+  return ran;
+}
+
+const counted = (runs: number): string => `${runs} ${runs === 1 ? "run" : "runs"}`;
+
+/** `all`: what is said of a search that came to its end. */
+function tell(report: ExploreReport, format: string, all: string, output: Output): void {
   const { program, runs, exhausted, counterexamples } = report;
   const wrong = counterexamples.length > 0;
   if (format === "json") output.print(JSON.stringify(report));
   else if (wrong && format === "text")
-    output.print(`${counterexamples.map(toText).join("\n\n")}\nfound after ${runs} runs`);
+    output.print(`${counterexamples.map(toText).join("\n\n")}\nfound after ${counted(runs)}`);
   else if (wrong) output.print(pictures[format](counterexamples[0]));
-  if (!wrong) output.warn(`${program}: nothing goes wrong in ${exhausted ? "any" : "one"} of ${runs} runs`);
+  if (!wrong) output.warn(`${program}: nothing goes wrong in ${counted(runs)}${exhausted ? all : ""}`);
 }

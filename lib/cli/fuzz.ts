@@ -2,7 +2,7 @@
  * `fake-kvm fuzz`: random programs on the fake and on the real kernel of this host; what differs is shrunk, printed as
  * strace would, and written as a trace.
  */
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { type CampaignResult, campaign, type Finding } from "../fuzz/campaign.ts";
 import { traceOf } from "../fuzz/counterexample.ts";
@@ -16,6 +16,7 @@ import { headerOf } from "../fuzz/this-host.ts";
 import { nativeKernel } from "../native/native.ts";
 import { writeTrace } from "../trace/files.ts";
 import { Strace } from "../trace/strace.ts";
+import { readKnown, writeOut } from "./files.ts";
 import { type Output, UsageError } from "./output.ts";
 
 export interface FuzzOptions {
@@ -29,7 +30,7 @@ export interface FuzzOptions {
   controllers?: Controllers;
   /** kinds of guests; true for the usual ones */
   guests?: true | string[];
-  known: string;
+  known?: string;
   out: string;
   atMost?: number;
   programText?: boolean;
@@ -48,12 +49,14 @@ export function fuzzCommand(options: FuzzOptions, output: Output): number {
     if (!groupNames.includes(name)) throw new UsageError(`no group "${name}": ${groupNames.join(", ")}`);
   if (!["kernel", "split", "none", undefined].includes(options.controllers))
     throw new UsageError(`--controllers ${options.controllers}: kernel, split or none`);
+  const groups = (options.group ?? groupNames).filter((name) => !options.without?.includes(name));
+  if (groups.length === 0) throw new UsageError("no group of operations is left");
   const guests = guestKindsOf(options.guests);
+  const known = readKnown(options.known, knownDifferences);
   const native = nativeKernel();
   if (!native.available) throw new UsageError(`the real kernel cannot be asked: ${native.reason}`);
   const header = headerOf(native);
   const [ours, theirs] = [fakeSide(header), nativeSide(native)];
-  const known = knownDifferences(read(options.known));
   const started = Date.now();
   let told = started;
   const tell = (result: CampaignResult): void => {
@@ -68,7 +71,7 @@ export function fuzzCommand(options: FuzzOptions, output: Output): number {
     programs: options.programs,
     seed: options.seed,
     shrink: options.shrink,
-    groups: (options.group ?? groupNames).filter((name) => !options.without?.includes(name)),
+    groups,
     known,
     progress: tell,
     ...(guests !== undefined && { guests }),
@@ -94,9 +97,11 @@ export function fuzzCommand(options: FuzzOptions, output: Output): number {
     output.print(`${output.colors.bold(`program ${finding.index}`)} ${about}`);
     for (const line of trace.lines) output.print(`  ${strace.line(line)}`);
     if (options.programText) output.print(formatProgram(program));
-    mkdirSync(options.out, { recursive: true });
     const path = join(options.out, `${name}.jsonl.gz`);
-    writeTrace(path, trace);
+    writeOut(path, () => {
+      mkdirSync(options.out, { recursive: true });
+      writeTrace(path, trace);
+    });
     output.print(`  written to ${path}`);
   }
 }
@@ -118,15 +123,6 @@ function printAnswers({ counts }: CampaignResult, output: Output): void {
       .sort(([, a], [, b]) => b - a)
       .map(([name, times]) => `${name === "0" ? "ok" : name} ${times}`);
     output.print(`  ${call}: ${parts.join(", ")}`);
-  }
-}
-
-function read(path: string): string {
-  try {
-    return readFileSync(path, "utf8");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return "[]";
-    throw error;
   }
 }
 

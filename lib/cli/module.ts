@@ -16,13 +16,23 @@ const load = (path: string): Promise<Module> => import(pathToFileURL(path).href)
 export async function loadModule(path: string): Promise<Module> {
   const file = resolve(path);
   try {
-    return await load(file).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== "ERR_UNKNOWN_FILE_EXTENSION") throw error;
+    return await load(file).catch((error: NodeJS.ErrnoException | null) => {
+      if (error?.code !== "ERR_UNKNOWN_FILE_EXTENSION") throw error;
       return loadTypeScript(file);
     });
   } catch (error) {
-    throw new UsageError(`${path}: ${(error as Error).message}`);
+    throw thrownBy(path, error);
   }
+}
+
+/** What a user's module threw, as the message of a command: its words, and the line if the file is in the stack. */
+export function thrownBy(path: string, error: unknown): UsageError {
+  if (!(error instanceof Error)) return new UsageError(`${path}: ${error} was thrown`);
+  const file = resolve(path);
+  const places = [pathToFileURL(file).href, file].map((name) => error.stack?.split(`${name}:`)[1]);
+  const number = /^\d+/.exec(places.find((place) => place !== undefined) ?? "")?.[0];
+  const line = number === undefined ? "" : `:${number}`;
+  return new UsageError(`${path}${line}: ${error.message}`);
 }
 
 /** The part of esbuild that is used. */

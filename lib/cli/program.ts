@@ -10,6 +10,7 @@ import { exampleCommand } from "./example.ts";
 import { explainCommand } from "./explain.ts";
 import { exploreCommand } from "./explore.ts";
 import type { ExploreCommandOptions } from "./explore-options.ts";
+import { KNOWN } from "./files.ts";
 import { type FuzzOptions, fuzzCommand } from "./fuzz.ts";
 import { type Output, UsageError } from "./output.ts";
 import { type RecordCommandOptions, recordCommand } from "./record.ts";
@@ -43,7 +44,7 @@ export function run(args: readonly string[], output: Output, later = false): num
     .option("--json", "print one JSON document")
     .option("--verbose", "print every difference, not only the first of each trace")
     .option("--report", "exit with 0 even if something differs")
-    .option("--known <file>", "calls that are meant to differ", "fixtures/known-differences.json")
+    .option("--known <file>", `calls that are meant to differ (default: ${KNOWN}, if there is one)`)
     .action((paths: string[], options: ReplayCommandOptions) => {
       code = replayCommand(paths, options, output);
     });
@@ -66,7 +67,7 @@ export function run(args: readonly string[], output: Output, later = false): num
     .argument("<folder...>", "folders with a folder of traces for each kernel")
     .option("--write <file>", "put the table between the markers of this file instead")
     .option("--page <file>", "write a page instead: by kernel and area, with reasons")
-    .option("--known <file>", "calls that are meant to differ", "fixtures/known-differences.json")
+    .option("--known <file>", `calls that are meant to differ (default: ${KNOWN}, if there is one)`)
     .action((folders: string[], options: ConformanceOptions) => {
       code = conformanceCommand(folders, options, output);
     });
@@ -91,7 +92,7 @@ export function run(args: readonly string[], output: Output, later = false): num
       "make system calls for another program: questions on standard input, answers on standard output",
     )
     .option("--host <name>", "one of the hosts that come along", "x86_64_6_18_pvm")
-    .option("--like <file>", "instead: the host that the header of a trace describes (*.jsonl)")
+    .option("--like <file>", "instead: the host that the header of a trace describes")
     .option("--bare", "only the answers, without the header of a trace before them")
     .action((options: ServeOptions) => {
       if (!later) throw new UsageError("serve has to be awaited");
@@ -108,6 +109,7 @@ export function run(args: readonly string[], output: Output, later = false): num
   const list = (value: string, before: string[] = []): string[] => [...before, ...value.split(",")];
   const number = (value: string): number => {
     if (!/^\d+$/.test(value)) throw new UsageError(`${value} is not a number`);
+    if (!Number.isSafeInteger(Number(value))) throw new UsageError(`${value} is too large a number`);
     return Number(value);
   };
   program
@@ -130,7 +132,7 @@ export function run(args: readonly string[], output: Output, later = false): num
     .option("--no-shrink", "leave the programs as they were found")
     .option("--answers", "tell how often each call was answered how")
     .option("--program-text", "print the programs as data, too")
-    .option("--known <file>", "differences that are meant to be", "fixtures/known-differences.json")
+    .option("--known <file>", `differences that are meant to be (default: ${KNOWN}, if there is one)`)
     .option("--out <folder>", "where traces of differences are written", "fixtures/counterexamples")
     .action((options: FuzzOptions) => {
       code = fuzzCommand(options, output);
@@ -138,7 +140,7 @@ export function run(args: readonly string[], output: Output, later = false): num
   program
     .command("explore")
     .description("run a program of threads in many orders, and tell the shortest in which it goes wrong")
-    .argument("[file]", "a module that exports `program` (*.js, *.mjs)")
+    .argument("[file]", "a module that exports `program` (*.ts, *.js, *.mjs)")
     .option("--strategy <name>", "random, pct, pct:DEPTH, exhaustive, exhaustive:PREEMPTIONS", "pct")
     .option("--runs <n>", "at most so many", number)
     .option("--seed <n>", "another seed, other orders", number, 1)

@@ -10,7 +10,8 @@ import { hostHeader, type Names } from "../trace/host-header.ts";
 import { type Recordable, type Recorder, record } from "../trace/record.ts";
 import { NotRepeatable, recordTwice } from "../trace/record-twice.ts";
 import { Strace } from "../trace/strace.ts";
-import { loadModule } from "./module.ts";
+import { writeOut } from "./files.ts";
+import { loadModule, thrownBy } from "./module.ts";
 import { type Output, UsageError } from "./output.ts";
 
 export interface RecordCommandOptions {
@@ -53,11 +54,11 @@ export async function recordCommand(
       ? { header, lines: await recordOnce(start(), scenario) }
       : await recordTwice(start, header, scenario);
   } catch (error) {
-    if (!(error instanceof NotRepeatable)) throw error;
+    if (!(error instanceof NotRepeatable)) throw thrownBy(path, error);
     output.warn(`fake-kvm: ${path} did not do the same twice: ${error.message} (--once records one run)`);
     return 1;
   }
-  writeTrace(options.out, trace);
+  writeOut(options.out, () => writeTrace(options.out, trace));
   if (options.strace) {
     const strace = new Strace(header);
     for (const line of trace.lines) output.print(strace.line(line));
@@ -65,7 +66,7 @@ export async function recordCommand(
   const { kernel, kvm } = header;
   const bytes = trace.lines.reduce((sum, line) => sum + volatileBytes(line), 0);
   output.print(
-    `${trace.lines.length} lines of Linux ${kernel} (KVM ${kvm}), ${bytes} bytes volatile: ${options.out}`,
+    `${trace.lines.length} ${trace.lines.length === 1 ? "line" : "lines"} of Linux ${kernel} (KVM ${kvm}), ${bytes} bytes volatile: ${options.out}`,
   );
   return 0;
 }

@@ -1,10 +1,9 @@
 /** `fake-kvm replay`: makes the calls of recorded traces on the fake kernel and tells what differs. */
-import { existsSync, readFileSync } from "node:fs";
 import cliProgress from "cli-progress";
 import { readTrace } from "../trace/files.ts";
 import { knownCalls } from "../trace/known.ts";
 import { describe, type KernelFactory, type ReplayResult, replay } from "../trace/replay.ts";
-import { traceFiles } from "./files.ts";
+import { readKnown, traceFiles } from "./files.ts";
 import type { Output } from "./output.ts";
 import { type Column, drawTable } from "./table.ts";
 
@@ -15,7 +14,7 @@ export interface ReplayCommandOptions {
   verbose?: boolean;
   /** differences are told, and are no failure */
   report?: boolean;
-  /** a list of calls that are meant to differ; left out where there is no such file */
+  /** a list of calls that are meant to differ; the repository's own where none is named */
   known?: string;
   /** builds the kernel under test; the machine of the header by default */
   kernel?: KernelFactory;
@@ -24,12 +23,9 @@ export interface ReplayCommandOptions {
 /** Replays files and folders; the exit code: 0 if every answer is identical (or `report`), else 1. */
 export function replayCommand(paths: string[], options: ReplayCommandOptions, output: Output): number {
   const files = traceFiles(paths);
+  const known = readKnown(options.known, knownCalls);
   const progress = output.interactive && files.length > 1 ? startProgress(files.length) : undefined;
   const results: ReplayResult[] = [];
-  const known =
-    options.known !== undefined && existsSync(options.known)
-      ? knownCalls(readFileSync(options.known, "utf8"))
-      : [];
   try {
     for (const { path, name } of files) {
       progress?.update(results.length, { name });

@@ -2,17 +2,17 @@
  * `fake-kvm serve`: system calls for programs in other languages. Prints the header of the host, then for each line of
  * standard input, a question, one line, the answer (trace/answers.ts). It ends with its input; what it printed is a trace.
  */
-import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { builtinHosts } from "../machine/builtin.ts";
 import { Answers } from "../trace/answers.ts";
-import { parseHeader, type TraceHeader } from "../trace/format.ts";
+import { readTrace } from "../trace/files.ts";
+import type { TraceHeader } from "../trace/format.ts";
 import { type Output, UsageError } from "./output.ts";
 
 export interface ServeOptions {
   /** the name of a host that comes along */
   host: string;
-  /** a trace, not compressed, or a file with its first line: its host instead */
+  /** a trace, or a file with its first line: its host instead */
   like?: string;
   /** only the answers, without the header */
   bare?: boolean;
@@ -38,13 +38,7 @@ export async function serveCommand(
 }
 
 function headerOf({ host, like }: ServeOptions): TraceHeader {
-  if (like !== undefined) {
-    try {
-      return parseHeader(readFileSync(like, "utf8").split("\n", 1)[0], like);
-    } catch (error) {
-      throw new UsageError((error as Error).message);
-    }
-  }
+  if (like !== undefined) return readTrace(like, like).header;
   const profile = builtinHosts[host];
   if (profile === undefined)
     throw new UsageError(`no host "${host}": ${Object.keys(builtinHosts).join(", ")}`);

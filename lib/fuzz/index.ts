@@ -39,6 +39,7 @@ export {
   type Chooser,
   type Enabled,
   type Failure,
+  NotExplorable,
   type Outcome,
   type Program as ExploredProgram,
   type RunOptions,

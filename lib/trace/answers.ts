@@ -43,7 +43,10 @@ export class Answers {
   readonly machine: Machine;
   readonly process: Process;
   readonly #maps = new Map<string, NamedMapping>();
+  /** calls made */
   #count = 0;
+  /** questions put, those that were none included */
+  #asked = 0;
 
   constructor(header: TraceHeader) {
     this.machine = new Machine(profileFromHeader(header));
@@ -52,17 +55,18 @@ export class Answers {
 
   /** Makes the call of a line of JSON: the line with its answer. */
   answer(source: string): TraceLine | Refusal {
+    const where = `question ${++this.#asked}`;
     try {
-      return this.#answer(this.#question(source));
+      return this.#answer(this.#question(source, where));
     } catch (error) {
-      if (error instanceof TraceError) return { error: error.message };
-      throw error;
+      if (!(error instanceof TraceError)) throw error;
+      const { message } = error;
+      return { error: message.startsWith(where) ? message : `${where}: ${message}` };
     }
   }
 
   /** The question as a whole line, its answers empty. */
-  #question(source: string): TraceLine {
-    const where = `question ${this.#count + 1}`;
+  #question(source: string, where: string): TraceLine {
     let given: unknown;
     try {
       given = JSON.parse(source);

@@ -9,12 +9,15 @@ import { gunzipSync, gzipSync } from "node:zlib";
 import { formatTrace, parseTrace, type Trace, TraceError } from "./format.ts";
 import type { Names } from "./host-header.ts";
 
-/** Reads a trace from a file, plain or compressed. */
+/** gzip's first two bytes */
+const isCompressed = (raw: Uint8Array): boolean => raw[0] === 0x1f && raw[1] === 0x8b;
+
+/** Reads a trace from a file, plain or compressed, whatever its name says. */
 export function readTrace(path: string, name = basename(path)): Trace {
   let source: string;
   try {
     const raw = readFileSync(path);
-    source = (path.endsWith(".gz") ? gunzipSync(raw) : raw).toString("utf8");
+    source = (isCompressed(raw) ? gunzipSync(raw) : raw).toString("utf8");
   } catch (error) {
     throw new TraceError(`${path}: cannot be read: ${(error as Error).message}`);
   }

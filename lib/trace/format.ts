@@ -10,6 +10,8 @@
  * Text only: `files.ts` reads and writes files. Missing: other versions than 1.
  */
 
+import type { ArchName } from "../machine/profile.ts";
+
 /** A PCI device bound to vfio-pci; more keys than these are kept as they are. */
 export interface TraceDevice {
   bdf: string;
@@ -375,11 +377,14 @@ const shapes: Record<TraceLine["call"], Shape> = {
   event: { ...numbered, what: exactly("sysfs"), writes: list(shaped({ path: text, value: text })) },
 };
 
+/** as headers call them (`ArchName` of a profile) */
+const architectures: readonly string[] = ["x86_64", "arm64", "ppc64le", "riscv64"] satisfies ArchName[];
+
 const headerShape: Shape = {
   format: exactly("kvm-vfio-trace"),
   version: (v) => (v === 1 ? undefined : "1, the only version this reader knows"),
-  kernel: text,
-  arch: text,
+  kernel: (v) => (typeof v === "string" && /^\d+\.\d+/.test(v) ? undefined : 'a release such as "6.18"'),
+  arch: (v) => (architectures.includes(v as string) ? undefined : architectures.join(", ")),
   kvm: (v) => (v === null ? undefined : text(v)),
   host: object,
   scenario: optional(text),

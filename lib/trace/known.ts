@@ -9,10 +9,17 @@ export interface KnownCall {
   readonly reason: string;
 }
 
+/** The entries of a list of differences that are meant to be, of all kinds. Throws where it is no list of objects. */
+export function knownEntries(source: string): Record<string, unknown>[] {
+  const list: unknown = JSON.parse(source);
+  if (!Array.isArray(list) || list.some((entry) => typeof entry !== "object" || entry === null))
+    throw new TypeError("known differences are a list of objects");
+  return list;
+}
+
 /** From the text of the list. */
 export function knownCalls(source: string): KnownCall[] {
-  const list = JSON.parse(source) as readonly Record<string, unknown>[];
-  const calls = list.filter((entry) => "trace" in entry);
+  const calls = knownEntries(source).filter((entry) => "trace" in entry);
   for (const { trace, call, reason } of calls)
     if (typeof trace !== "string" || typeof call !== "number" || typeof reason !== "string" || reason === "")
       throw new TypeError(

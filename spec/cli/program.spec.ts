@@ -37,6 +37,8 @@ const other = join(folder, "set", "deep", "other.jsonl.gz");
 const broken = join(folder, "broken.jsonl");
 writeTrace(same, { header, lines: [eventfd(1, 3), { n: 2, call: "note", text: "x" }, eventfd(3, 4)] });
 writeTrace(other, { header, lines: [eventfd(1, 3), eventfd(2, 9), eventfd(3, 8)] });
+const object = join(folder, "object.json");
+writeFileSync(object, "{}");
 writeFileSync(broken, `${JSON.stringify(header)}\n{"n":1,"call":"clone"}\n`);
 
 /** Runs a command line with a sink: exit code, what it printed, what it warned. */
@@ -149,6 +151,40 @@ describe("what cannot be done: exit code 2 and one message", () => {
     ["no trace in it", ["replay", tmpEmpty()], "no trace (*.jsonl, *.jsonl.gz) in this folder"],
     ["broken trace", ["replay", broken], `fake-kvm: ${broken}:2: "call" is "clone"`],
     ["broken trace, explained", ["explain", broken], `fake-kvm: ${broken}:2: "call" is "clone"`],
+    ["a folder, explained", ["explain", folder], `${folder}: cannot be read`],
+    [
+      "no list of known differences",
+      ["replay", same, "--known", join(folder, "none")],
+      "none: cannot be read: no such file",
+    ],
+    ["a broken one", ["replay", same, "--known", broken], `fake-kvm: ${broken}: `],
+    [
+      "one that is no list",
+      ["replay", same, "--known", object],
+      `${object}: known differences are a list of objects`,
+    ],
+    [
+      "a page in no folder",
+      ["conformance", folder + "/set", "--page", join(folder, "none", "x.md")],
+      "x.md: cannot be written: no such file",
+    ],
+    [
+      "a page that is a folder",
+      ["conformance", folder + "/set", "--page", folder],
+      `${folder}: cannot be written: it is a folder`,
+    ],
+    [
+      "no file for the table",
+      ["conformance", folder + "/set", "--write", join(folder, "none.md")],
+      "none.md: cannot be read: no such file",
+    ],
+    ["no markers for it", ["conformance", folder + "/set", "--write", object], "no markers <!-- conformance"],
+    [
+      "no group is left",
+      ["fuzz", "--group", "irqfd", "--without", "irqfd"],
+      "no group of operations is left",
+    ],
+    ["too large a seed", ["fuzz", "--seed", "9".repeat(20)], `${"9".repeat(20)} is too large a number`],
     ["no argument", ["replay"], "missing required argument"],
     ["unknown option", ["replay", "--nonsense", same], "unknown option '--nonsense'"],
     ["unknown command", ["nonsense"], "unknown command 'nonsense'"],
@@ -216,6 +252,17 @@ describe("coverage", () => {
     expect(out).toContain(`x86_64: ${states.length} request–file pairs, ${implemented} implemented, `);
     expect(JSON.parse(fakeKvm(["coverage", "--json"]).out)).toEqual(coverage());
   });
+});
+
+test("the table of conformance: a row a folder, and nothing is said of no calls", () => {
+  const none = join(folder, "none", "header.jsonl");
+  mkdirSync(dirname(none), { recursive: true });
+  writeTrace(none, { header, lines: [] });
+  expect(fakeKvm(["conformance", same, none]).out.split("\n").slice(2)).toEqual([
+    "| none | 1 | 0 | 0 |  |",
+    "| set | 1 | 2 | 2 | 100 % |",
+    "| **all** | 2 | 2 | 2 | 100 % |",
+  ]);
 });
 
 test("files stay as they are, folders are searched in order", () => {

@@ -97,6 +97,12 @@ test("a script that does not do the same twice is refused, or recorded once", as
 test("what cannot be done is told, with exit code 2", async () => {
   const empty = script("empty.mjs", "export const other = 1;");
   const broken = script("broken.ts", "export default function (");
+  const throws = script(
+    "throws.mjs",
+    "export const x = 1;\nexport default () => { throw new Error('boom'); };",
+  );
+  const nothing = script("nothing.mjs", "throw null;");
+  const idle = script("idle.mjs", "export default () => {};");
   const out = ["--out", join(folder, "never.jsonl")];
   const answers: [string[], RegExp][] = [
     [
@@ -105,6 +111,9 @@ test("what cannot be done is told, with exit code 2", async () => {
     ],
     [["record", join(folder, "none.mjs"), "--on", "fake", ...out], /Cannot find module/],
     [["record", broken, "--on", "fake", ...out], /broken.ts: .*(Build failed|Expected|Unexpected)/s],
+    [["record", throws, "--on", "fake", ...out], /throws.mjs:2: boom$/],
+    [["record", nothing, "--on", "fake", ...out], /nothing.mjs: null was thrown$/],
+    [["record", idle, "--on", "fake", "--out", folder], /: cannot be written: it is a folder$/],
     [["record", empty, "--on", "xen", ...out], /--on xen: "native" or "fake"/],
     [["record", empty], /required option '--out <file>'/],
   ];

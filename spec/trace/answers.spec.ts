@@ -1,11 +1,11 @@
 /** Questions are recorded lines without their answers; the answers are the lines that the kernel's were. */
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { type ServeOptions, serveCommand } from "../../lib/cli/serve.ts";
 import { Answers } from "../../lib/trace/answers.ts";
-import { readTrace } from "../../lib/trace/files.ts";
+import { readTrace, writeTrace } from "../../lib/trace/files.ts";
 import {
   fromHex,
   type TraceHeader,
@@ -86,7 +86,7 @@ describe("what is no question", () => {
   test("is told, and the next one is answered", () => {
     const answers = new Answers(header);
     expect(answers.answer("{")).toMatchObject({ error: expect.stringContaining("question 1: not JSON") });
-    expect(answers.answer("[]")).toEqual({ error: "question 1: not an object" });
+    expect(answers.answer("[]")).toEqual({ error: "question 2: not an object" });
     expect(answers.answer('{"call":"clone"}')).toMatchObject({ error: expect.stringContaining('"call" is') });
     expect(answers.answer('{"call":"close"}')).toMatchObject({
       error: expect.stringContaining('"fd" is missing'),
@@ -96,7 +96,9 @@ describe("what is no question", () => {
     ).toMatchObject({
       error: expect.stringContaining("one thread"),
     });
-    expect(answers.answer('{"call":"munmap","map":"m9"}')).toEqual({ error: "no mapping is called m9" });
+    expect(answers.answer('{"call":"munmap","map":"m9"}')).toEqual({
+      error: "question 6: no mapping is called m9",
+    });
     expect(answers.answer('{"call":"read","fd":3,"count":1e15}')).toMatchObject({
       error: expect.stringContaining("too many"),
     });
@@ -134,8 +136,8 @@ describe("fake-kvm serve", () => {
 
   test("only answers; the host of a trace", async () => {
     const folder = mkdtempSync(join(tmpdir(), "serve-"));
-    const like = join(folder, "host.jsonl");
-    writeFileSync(like, `${JSON.stringify({ ...header, kvm: null })}\n{"n":1,"call":"settle"}\n`);
+    const like = join(folder, "host.jsonl.gz");
+    writeTrace(like, { header: { ...header, kvm: null }, lines: [{ n: 1, call: "settle" }] });
     const { out } = await served(['{"call":"open","path":"/dev/kvm","flags":"0x2"}'], {
       host: "",
       like,

@@ -1,7 +1,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { gunzipSync } from "node:zlib";
+import { gunzipSync, gzipSync } from "node:zlib";
 import { afterAll, describe, expect, test } from "vitest";
 import { readTrace, writeTrace } from "../../lib/trace/files.ts";
 import {
@@ -123,6 +123,12 @@ describe("the reader says what is wrong, and where", () => {
     ["no object", "[]", "t:1: [] is not an object"],
     ["no header", close, 't:1: not the header of a trace: "format" is missing'],
     ["version", good.replace('"version":1', '"version":2'), '"version" is 1, the only version'],
+    [
+      "architecture",
+      good.replace("x86_64", "mips"),
+      '"arch" is x86_64, arm64, ppc64le, riscv64 (it is "mips")',
+    ],
+    ["release", good.replace("6.18", "new"), '"kernel" is a release such as "6.18" (it is "new")'],
     ["kind", `${good}\n{"n":1,"call":"clone"}`, 't:2: "call" is "clone", not one of open'],
     ["prototype", `${good}\n{"n":1,"call":"toString"}`, 't:2: "call" is "toString", not one of'],
     ["no JSON later", `${good}\n${close}\nx`, "t:3: not JSON"],
@@ -183,11 +189,21 @@ describe("the reader says what is wrong, and where", () => {
     expect(() => parseTrace(text, "t")).toThrow(message);
   });
 
-  test("a file that is not there, and one that is not compressed", () => {
+  test("a file that is not there, and one that is cut", () => {
     expect(() => readTrace(join(folder, "none.jsonl"))).toThrow(TraceError);
-    const path = join(folder, "plain.jsonl.gz");
-    writeFileSync(path, good);
+    const path = join(folder, "cut.jsonl.gz");
+    writeFileSync(path, gzipSync(good).subarray(0, -9));
     expect(() => readTrace(path)).toThrow(`${path}: cannot be read`);
+  });
+
+  test("what a file holds counts, not its name", () => {
+    for (const [name, bytes] of [
+      ["plain.jsonl.gz", good],
+      ["compressed.jsonl", gzipSync(good)],
+    ] as const) {
+      writeFileSync(join(folder, name), bytes);
+      expect(readTrace(join(folder, name), "t")).toEqual(parseTrace(good, "t"));
+    }
   });
 });
 

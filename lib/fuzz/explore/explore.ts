@@ -8,6 +8,7 @@ import { Random } from "../random.ts";
 import {
   type Chooser,
   type Failure,
+  NotExplorable,
   type Outcome,
   type Program,
   type RunOptions,
@@ -76,6 +77,7 @@ export function explore(program: Program, options: ExploreOptions = {}): Explore
     if (choose === undefined) return { runs: made, exhausted: true, counterexample: undefined };
     const outcome = run(program, choose, limits);
     if (outcome.failure === undefined) continue;
+    if (outcome.failure.astray) throw new NotExplorable(`${program.name}: ${outcome.failure.reason}`);
     return { runs: made + 1, exhausted: false, counterexample: shrink(program, outcome, limits) };
   }
   return { runs, exhausted: false, counterexample: undefined };

@@ -10,7 +10,7 @@ import type { Op, Thread } from "./thread.ts";
 
 /** What a program's `setup` gives: a fresh host whose deferred work nobody runs by itself, and who acts on it. */
 export interface World {
-  /** with the policy `byHand` */
+  /** with the policy `byHand`: with another one deferred work is no actor, and its orders are not tried */
   readonly kernel: Kernel;
   /** by name; the order is that of the default schedule */
   readonly threads: Readonly<Record<string, Thread>>;
@@ -28,6 +28,11 @@ export interface World {
 export interface Program {
   readonly name: string;
   setup(): World;
+}
+
+/** What was given cannot be explored, and no order is to blame: no world, a step that is none, another program's schedule. */
+export class NotExplorable extends Error {
+  override readonly name = "NotExplorable";
 }
 
 /** One actor that could go on. */
@@ -52,6 +57,8 @@ export interface Failure {
   readonly reason: string;
   /** how many steps had been made */
   readonly step: number;
+  /** the chooser named nobody who could go on: the schedule is another program's */
+  readonly astray?: true;
 }
 
 /** One step, for reports. */
@@ -106,7 +113,11 @@ class Actor implements Enabled {
 
   #advance(result: unknown): void {
     const { done, value } = this.#thread.next(result);
-    this.next = done === true ? undefined : (value as Op);
+    this.next = done === true ? undefined : value;
+    if (done !== true && typeof value?.run !== "function")
+      throw new NotExplorable(
+        `thread ${this.name} yields what is no step: a call is made by yield*, not by yield`,
+      );
   }
 }
 
@@ -127,6 +138,20 @@ class WorkActor implements Enabled {
 
 const clock: Enabled = { name: "clock", kind: "clock", touches: () => undefined };
 
+/** The world of a run. Throws where it is none, what `setup` throws too: no order is to blame for that. */
+function worldOf(program: Program): World {
+  const { name } = program;
+  const world = program.setup() as Partial<World> | undefined;
+  if (world?.kernel?.work === undefined || typeof world.threads !== "object")
+    throw new NotExplorable(`${name}: setup gives { kernel, threads }`);
+  for (const [thread, it] of Object.entries(world.threads))
+    if (typeof it?.next !== "function" || !(Symbol.iterator in it))
+      throw new NotExplorable(
+        `${name}: thread ${thread} is no generator: function* ${thread}() { … }, called`,
+      );
+  return world as World;
+}
+
 /** Runs a program; what a thread throws is a failure with its message. */
 export function run(program: Program, choose: Chooser, options: RunOptions = {}): Outcome {
   const { maxSteps = 10_000, log: logging = false } = options;
@@ -139,9 +164,9 @@ export function run(program: Program, choose: Chooser, options: RunOptions = {})
     log,
     failure: reason === undefined ? undefined : { reason, step: steps },
   });
+  const world = worldOf(program);
+  const { kernel } = world;
   try {
-    const world = program.setup();
-    const { kernel } = world;
     const threads = Object.entries(world.threads).map(([name, thread]) => new Actor(name, thread));
     const enabled: Enabled[] = [];
     let last = "";
@@ -153,7 +178,7 @@ export function run(program: Program, choose: Chooser, options: RunOptions = {})
         );
         if (stuck.length !== 0)
           return end(
-            `deadlock: ${stuck.map(({ name, next }) => `${name} waits in ${next!.label()}`).join("; ")}`,
+            `deadlock: ${stuck.map(({ name, next }) => `${name} waits: ${next!.label()}`).join("; ")}`,
           );
         return end(world.final?.());
       }
@@ -162,19 +187,23 @@ export function run(program: Program, choose: Chooser, options: RunOptions = {})
       const place = choose(enabled, current, steps);
       if (place === PRUNED) return end();
       const chosen = enabled[place];
-      if (chosen === undefined)
-        return end(`the schedule names an actor that cannot go on at step ${steps + 1}`);
+      if (chosen === undefined) {
+        const names = enabled.map(({ name }) => name).join(", ");
+        const reason = `the schedule names an actor that cannot go on at step ${steps + 1} (${names} can)`;
+        return { ...end(), failure: { reason, step: steps, astray: true } };
+      }
       last = chosen.name;
       schedule.push(last);
       steps++;
-      const label = logging ? labelOf(chosen) : "";
+      if (logging) log.push({ actor: last, label: labelOf(chosen), result: undefined });
       const result = go(chosen, kernel);
-      if (logging) log.push({ actor: last, label, result: typeof result === "number" ? result : undefined });
+      if (logging && typeof result === "number") log[log.length - 1] = { ...log[log.length - 1], result };
       const wrong = world.check?.();
       if (wrong !== undefined) return end(wrong);
     }
   } catch (error) {
-    return end(error instanceof Error ? error.message : String(error));
+    if (error instanceof NotExplorable) throw error;
+    return end(error instanceof Error && error.name === "Error" ? error.message : String(error));
   }
 }
 

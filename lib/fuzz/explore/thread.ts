@@ -38,7 +38,7 @@ export function* step<T>(label: string, run: () => T, touches?: readonly unknown
   return (yield op) as T;
 }
 
-/** Waits until a condition holds; it is looked at before every step of the others. */
+/** Waits until a condition holds, which is looked at before every step of the others; `label` says what it waits for. */
 export function* until(label: string, condition: () => boolean): Thread {
   yield { run: () => undefined, blocked: () => !condition(), label: () => label };
 }

@@ -134,7 +134,7 @@ describe("a run", () => {
       name: "waiting",
       setup: () => ({ kernel: kernel(), threads: { waiter: until("for ever", () => false) }, daemons }),
     });
-    expect(run(program([]), inOrder).failure?.reason).toBe("deadlock: waiter waits in for ever");
+    expect(run(program([]), inOrder).failure?.reason).toBe("deadlock: waiter waits: for ever");
     expect(run(program(["waiter"]), inOrder).failure).toBeUndefined();
   });
 
