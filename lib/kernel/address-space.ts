@@ -36,7 +36,7 @@ export const SIGBUS = "SIGBUS";
 /** The access takes SIGSEGV: nothing is mapped there, or not for this. */
 export const SIGSEGV = "SIGSEGV";
 
-/** What a file's mmap gives: plain bytes, or device memory. */
+/** What a file's mmap gives: plain bytes, fewer than the mapping where the file ends before it; or device memory. */
 export type Backing = { readonly bytes: Uint8Array } | { readonly device: DeviceMemory };
 
 /** What a mapping holds on to: let go once the last piece of it is unmapped, in every process that inherited one. */
@@ -53,6 +53,8 @@ export class Mapping {
   readonly start: number;
   /** exclusive */
   readonly end: number;
+  /** where its bytes end: from there on an access takes SIGBUS, a system call's EFAULT; none in device memory */
+  readonly limit: number;
   prot: number;
   readonly shared: boolean;
   readonly device: DeviceMemory | undefined;
@@ -73,6 +75,8 @@ export class Mapping {
     this.shared = shared;
     this.device = backing !== undefined && "device" in backing ? backing.device : undefined;
     this.#bytes = backing !== undefined && "bytes" in backing ? backing.bytes : undefined;
+    if (this.device !== undefined) this.limit = start;
+    else this.limit = Math.min(end, start + (this.#bytes?.length ?? end - start));
     this.hold = hold;
     if (hold !== undefined) hold.pieces++;
   }
@@ -129,7 +133,7 @@ export class AddressSpace {
    */
   locate(address: number, length: number, access: number): boolean {
     const mapping = this.find(address);
-    if (mapping === undefined || address + length > mapping.end || (mapping.prot & access) === 0)
+    if (mapping === undefined || address + length > mapping.limit || (mapping.prot & access) === 0)
       return false;
     if (mapping.device !== undefined) return false;
     this.bytes = mapping.bytes;
@@ -142,10 +146,10 @@ export class AddressSpace {
     const result = new Uint8Array(length);
     for (let done = 0; done < length; ) {
       const mapping = this.find(address + done);
-      if (mapping === undefined || (mapping.prot & PROT_READ) === 0 || mapping.device !== undefined)
+      if (mapping === undefined || (mapping.prot & PROT_READ) === 0 || address + done >= mapping.limit)
         return null;
       const at = address + done - mapping.start;
-      const part = Math.min(length - done, mapping.end - mapping.start - at);
+      const part = Math.min(length - done, mapping.limit - mapping.start - at);
       result.set(mapping.bytes.subarray(at, at + part), done);
       done += part;
     }
@@ -156,10 +160,10 @@ export class AddressSpace {
   copyOut(address: number, source: Uint8Array): boolean {
     for (let done = 0; done < source.length; ) {
       const mapping = this.find(address + done);
-      if (mapping === undefined || (mapping.prot & PROT_WRITE) === 0 || mapping.device !== undefined)
+      if (mapping === undefined || (mapping.prot & PROT_WRITE) === 0 || address + done >= mapping.limit)
         return false;
       const at = address + done - mapping.start;
-      const part = Math.min(source.length - done, mapping.end - mapping.start - at);
+      const part = Math.min(source.length - done, mapping.limit - mapping.start - at);
       mapping.bytes.set(source.subarray(done, done + part), at);
       done += part;
     }
@@ -170,9 +174,9 @@ export class AddressSpace {
   accessible(address: number, length: number, access: number): boolean {
     for (let done = 0; done < length; ) {
       const mapping = this.find(address + done);
-      if (mapping === undefined || (mapping.prot & access) === 0 || mapping.device !== undefined)
+      if (mapping === undefined || (mapping.prot & access) === 0 || address + done >= mapping.limit)
         return false;
-      done = mapping.end - address;
+      done = mapping.limit - address;
     }
     return true;
   }
@@ -317,6 +321,7 @@ export class AddressSpace {
       return SIGSEGV;
     const offset = address - mapping.start;
     if (mapping.device !== undefined) return mapping.device.load(offset, width);
+    if (address + width > mapping.limit) return SIGBUS;
     const bytes = mapping.bytes;
     let value = 0n;
     for (let i = width - 1; i >= 0; i--) value = (value << 8n) | BigInt(bytes[offset + i]);
@@ -330,6 +335,7 @@ export class AddressSpace {
       return SIGSEGV;
     const offset = address - mapping.start;
     if (mapping.device !== undefined) return mapping.device.store(offset, width, value);
+    if (address + width > mapping.limit) return SIGBUS;
     const wide = BigInt.asUintN(64, BigInt(value));
     for (let i = 0; i < width; i++) mapping.bytes[offset + i] = Number((wide >> BigInt(8 * i)) & 0xffn);
     return 0;

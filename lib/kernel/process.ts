@@ -421,7 +421,7 @@ export class Process implements Syscalls {
 
   memory(address: number, length: number): Uint8Array | undefined {
     const mapping = this.mm.find(address);
-    if (mapping === undefined || mapping.device !== undefined || address + length > mapping.end)
+    if (mapping === undefined || mapping.device !== undefined || address + length > mapping.limit)
       return undefined;
     return mapping.bytes.subarray(address - mapping.start, address - mapping.start + length);
   }

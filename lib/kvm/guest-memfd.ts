@@ -17,7 +17,6 @@ import type { Argument } from "../kernel/argument.ts";
 import { File, O_RDWR } from "../kernel/file.ts";
 import type { Process } from "../kernel/process.ts";
 import type { Entry } from "./dispatch.ts";
-import { beyond } from "./vcpu.ts";
 import type { Vm, VmFile } from "./vm.ts";
 
 /** it is a regular file, of any size */
@@ -44,14 +43,12 @@ export class GuestMemfd extends File {
     this.memfdFlags = flags;
   }
 
-  /** ENODEV where the file was not made for it, EINVAL for a private mapping. */
+  /** ENODEV where the file was not made for it, EINVAL for a private mapping; one may reach beyond the end. */
   override mmap(offset: number, length: number, _prot: number, shared: boolean): Backing | number {
     if ((this.memfdFlags & GUEST_MEMFD_FLAG_MMAP) === 0) return -ENODEV;
     if (!shared) return -EINVAL;
-    const end = Number(this.size);
-    this.#bytes ??= new Uint8Array(end);
-    if (offset + length <= end) return { bytes: this.#bytes.subarray(offset, offset + length) };
-    return { device: beyond(this.#bytes, offset) };
+    this.#bytes ??= new Uint8Array(Number(this.size));
+    return { bytes: this.#bytes.subarray(offset, offset + length) };
   }
 
   /** Gives pages to a memory slot. EINVAL: beyond the end, or some of them are another slot's. */

@@ -143,12 +143,11 @@ export class VcpuFile extends File {
     const asPages = shared && (prot & PROT_EXEC) === 0;
     if ((inRing(offset) || inRing(offset + length - PAGE_SIZE)) && !asPages) return -EINVAL;
     const pages = this.vcpu.pages;
-    if (offset + length <= pages.length) return { bytes: pages.subarray(offset, offset + length) };
-    if (inRing(offset) && offset + length <= ringStart + vm.dirtyRingSize)
-      return { bytes: this.vcpu.dirtyRing.bytes.subarray(offset - ringStart, offset - ringStart + length) };
-    const own = beyond(pages, offset);
-    if (vm.dirtyRingSize === 0) return { device: own };
-    return { device: either(own, beyond(this.vcpu.dirtyRing.bytes, offset - ringStart)) };
+    if (vm.dirtyRingSize === 0 || offset + length <= ringStart)
+      return { bytes: pages.subarray(offset, offset + length) };
+    const ring = this.vcpu.dirtyRing.bytes;
+    if (offset >= ringStart) return { bytes: ring.subarray(offset - ringStart, offset - ringStart + length) };
+    return { device: either(beyond(pages, offset), beyond(ring, offset - ringStart)) };
   }
 
   override release(): void {
@@ -156,8 +155,8 @@ export class VcpuFile extends File {
   }
 }
 
-/** A mapping that reaches past the pages of a vCPU. */
-export function beyond(pages: Uint8Array, offset: number) {
+/** A mapping that reaches from the pages of a vCPU to its dirty ring, as far as one of them goes. */
+function beyond(pages: Uint8Array, offset: number) {
   const inside = (at: number, width: number) => offset + at >= 0 && offset + at + width <= pages.length;
   return {
     load(at: number, width: number): number | bigint | typeof SIGBUS {
