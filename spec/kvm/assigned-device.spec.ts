@@ -29,10 +29,17 @@ import {
   KvmAssignedMsixNr,
   KvmAssignedPciDev,
 } from "../../lib/abi/kvm-legacy.ts";
+import { KVM_GET_IRQCHIP, KVM_IRQCHIP_IOAPIC, KvmIrqchip } from "../../lib/abi/kvm-x86.ts";
+import { load32, store32 } from "../../lib/abi/struct.ts";
 import { AssignedHost, type AssignedHostOptions, DEVFN } from "../../lib/examples/assigned-host.ts";
 import { line, programIoapic } from "../../lib/examples/irqchips.ts";
 import { X86Vm } from "../../lib/examples/x86-vm.ts";
 import { Receiver } from "../../lib/fuzz/explore/receiver.ts";
+import { PciDevice } from "../../lib/hardware/pci-device.ts";
+import { pciImage } from "../../lib/hardware/pci-image.ts";
+import type { Process } from "../../lib/kernel/process.ts";
+import type { VmFile } from "../../lib/kvm/vm.ts";
+import type { X86Vcpu } from "../../lib/kvm/x86/vcpu.ts";
 import { Machine } from "../../lib/machine/machine.ts";
 
 const HOST_INTX = 1;
@@ -157,6 +164,16 @@ describe("KVM_ASSIGN_DEV_IRQ", () => {
     const vm = host.process.ioctl(host.process.open("/dev/kvm", 2), KVM_CREATE_VM, 0);
     expect(irq(HOST_INTX, 0, 1, vm)).toBe(-EINVAL);
   });
+
+  test("back: the device is looked for first, then the controllers", () => {
+    const { host, assign, call } = world();
+    const vm = host.process.ioctl(host.process.open("/dev/kvm", 2), KVM_CREATE_VM, 0);
+    const back = () =>
+      call(KVM_DEASSIGN_DEV_IRQ, KvmAssignedIrq.encode({ assigned_dev_id: 1, flags: 1 }), vm);
+    expect(back()).toBe(-ENODEV);
+    expect(assign({}, vm)).toBe(0);
+    expect(back()).toBe(-EINVAL);
+  });
 });
 
 describe("MSI-X entries", () => {
@@ -174,6 +191,15 @@ describe("MSI-X entries", () => {
     expect(irq(HOST_MSIX | GUEST_MSIX)).toBe(0);
     expect(unirq(HOST_MSIX)).toBe(0);
     expect(entries(1)).toBe(0);
+  });
+
+  test("ENOMEM where there is no memory for either list: none of them is there", () => {
+    for (const nth of [1, 2]) {
+      const { host, assign, entries, entry } = world();
+      assign();
+      host.machine.kernel.faults.failNth("allocation", nth);
+      expect([entries(2), entry(0, 5), entries(2), entry(0, 5)]).toEqual([-ENOMEM, -ENOSPC, 0, 0]);
+    }
   });
 
   test("exactly the entries that were named are unmasked in the device", () => {
@@ -224,6 +250,63 @@ describe("INTx", () => {
     expect(mask(4)).toBe(0);
     raise(true);
     expect(receiver.count(0x55)).toBe(0);
+  });
+
+  const DISABLED = 0x400;
+  const acknowledge = ({ process, x86 }: { process: Process; x86: X86Vm }) => {
+    const { routing, kernel, vcpus } = (process.fds.get(x86.vm) as VmFile).vm;
+    const { lapic } = vcpus[0].arch as X86Vcpu;
+    lapic!.takeInterrupt();
+    lapic!.eoi();
+    routing.notifyAcked(KVM_IRQCHIP_IOAPIC, 5);
+    kernel.work.drain();
+  };
+  /** where struct kvm_ioapic_state keeps the lines that are up */
+  const lineUp = ({ process, x86 }: { process: Process; x86: X86Vm }) => {
+    const chip = new Uint8Array(KvmIrqchip.size);
+    store32(chip, 0, KVM_IRQCHIP_IOAPIC);
+    expect(process.ioctl(x86.vm, KVM_GET_IRQCHIP, chip)).toBe(0);
+    return (load32(chip, 8 + 16) & (1 << 5)) !== 0;
+  };
+
+  test.each([
+    ["masked in the device", KVM_DEV_ASSIGN_PCI_2_3],
+    ["masked at the host's pin", 0],
+  ])("%s: it comes again after each acknowledgement, once", (_, flags) => {
+    const { host, x86, raise } = intx(flags);
+    const world = { process: host.process, x86 };
+    for (let round = 0; round < 3; round++) {
+      raise(true);
+      expect([lineUp(world), host.device.command & DISABLED]).toEqual([true, flags === 0 ? 0 : DISABLED]);
+      raise(false);
+      acknowledge(world);
+      expect([lineUp(world), host.device.command & DISABLED]).toEqual([false, 0]);
+    }
+  });
+
+  test("of devices that share a pin the one that does not assert it raises nothing", () => {
+    const { host, x86, raise } = intx(KVM_DEV_ASSIGN_PCI_2_3);
+    const world = { process: host.process, x86 };
+    const { irqs } = host.machine.pci!;
+    const other = new PciDevice({ address: "0000:00:06.0", config: pciImage({ pin: 1 }) });
+    irqs.connect(other, irqs.pinOf(host.device));
+    other.setIntx(true);
+    host.machine.kernel.work.drain();
+    expect([lineUp(world), host.device.command & DISABLED]).toEqual([false, 0]);
+    raise(true);
+    expect([lineUp(world), host.device.command & DISABLED]).toEqual([true, DISABLED]);
+  });
+
+  test("assigned again, the device may assert it again", () => {
+    const { host, x86, irq, unirq, raise } = intx(KVM_DEV_ASSIGN_PCI_2_3);
+    for (let round = 0; round < 2; round++) {
+      expect(unirq(HOST_INTX | GUEST_INTX)).toBe(0);
+      expect(host.device.command & DISABLED).toBe(DISABLED);
+      expect(irq(HOST_INTX | GUEST_INTX, 5)).toBe(0);
+      expect(host.device.command & DISABLED).toBe(0);
+    }
+    raise(true);
+    expect(lineUp({ process: host.process, x86 })).toBe(true);
   });
 
   test("a GSI's line is the OR of its sources: user space cannot take the device's line down", () => {
