@@ -21,6 +21,8 @@ export interface Bus {
   readPort(port: number, length: number, data: Uint8Array, at: number): boolean;
   writePort(port: number, length: number, data: Uint8Array, at: number): boolean;
 
+  /** bits that CR4 takes */
+  allowedCr4(): number;
   /** CPUID into eax…edx of `out` */
   cpuid(leaf: number, subleaf: number, out: Uint32Array): void;
   /** RDMSR: the value, undefined for #GP, or MSR_EXIT where user space is to be asked */

@@ -16,6 +16,7 @@ import { Alu } from "./alu.ts";
 import type { Bus } from "./bus.ts";
 import { execute } from "./execute.ts";
 import {
+  AC_FAULT,
   EXCEPTION,
   GP,
   Memory,
@@ -31,8 +32,10 @@ import {
   WRITE,
 } from "./memory.ts";
 import {
+  AC,
   type CpuState,
   CR0,
+  CR0_AM,
   CR0_PE,
   CS,
   DS,
@@ -41,6 +44,8 @@ import {
   ES,
   FS,
   GS,
+  IOPL,
+  NT,
   RBP,
   RBX,
   RDI,
@@ -54,6 +59,9 @@ import {
   VM,
 } from "./state.ts";
 import { enterHandler, type Source } from "./transfer.ts";
+
+/** Flags that the processor has when it runs a guest for pvm: not those of privileged code. */
+const DIRECT_FLAGS = 0x3f_7fd7 & ~(IOPL | NT);
 
 export const REP = 0xf3;
 export const REPNE = 0xf2;
@@ -71,8 +79,8 @@ export interface CpuOptions {
   hypercall: 0xc1 | 0xd9;
   /** paging without long mode shuts the processor down (pvm) */
   pagingIsLong: boolean;
-  /** bits that CR4 takes */
-  cr4Allowed: number;
+  /** one of Intel's, where that differs from AMD's: SYSENTER in 64-bit mode, SYSRET to where nothing can be */
+  intel: boolean;
 }
 
 export class Cpu {
@@ -93,6 +101,12 @@ export class Cpu {
   protectedMode = false;
   /** CPL 3, as 0 or 1 */
   user = 0;
+  /** 64-bit code of CPL 3 where Linux's emulator runs privileged code (pvm): the processor runs it */
+  direct = false;
+  /** Linux's emulator runs the present instruction: not `direct` */
+  emulated = false;
+  /** data has to lie at multiples of its width */
+  #aligned = false;
   cpl = 0;
   /** size of operands and addresses in bytes: 2, 4 or 8 */
   osize = 2;
@@ -155,18 +169,21 @@ export class Cpu {
   #savedFlags = 0;
   #savedRspLo = 0;
   #savedRspHi = 0;
+  /** the processor runs the guest for pvm since the last instruction */
+  #entered = false;
 
   constructor(state: CpuState, bus: Bus, options: Partial<CpuOptions> = {}) {
     this.state = state;
     this.bus = bus;
     this.memory = new Memory(state, bus);
+    this.memory.rootIsMemory = options.emulated === true;
     this.alu = new Alu(state);
     this.options = {
       emulated: false,
       portRestarts: false,
       hypercall: 0xc1,
       pagingIsLong: false,
-      cr4Allowed: 0x0077_1fff,
+      intel: false,
       ...options,
     };
     this.r64 = state.r64;
@@ -199,11 +216,15 @@ export class Cpu {
     this.#mode();
     this.rip = this.start = this.#readRip();
     this.#startFetch();
+    if (this.direct && !this.#entered) this.#savedFlags = r32[2 * RFLAGS] &= DIRECT_FLAGS;
     if ((this.#savedFlags & RF) !== 0) r32[2 * RFLAGS] &= ~RF;
     if (memory.stop === RUNNING) this.#decode();
     if (memory.stop !== RUNNING) {
       if (memory.stop !== WAITING) memory.postedCount = 0;
       r32[2 * RFLAGS] = this.#savedFlags;
+      // the processor gave up on it, and KVM's emulator does it
+      if (memory.stop === WAITING && this.direct) r32[2 * RFLAGS] |= RF;
+      this.#entered = false;
       if (memory.stop !== WAITING || !this.options.emulated) {
         r32[2 * RSP] = this.#savedRspLo;
         r32[2 * RSP + 1] = this.#savedRspHi;
@@ -215,6 +236,7 @@ export class Cpu {
       return memory.stop;
     }
     memory.forget();
+    this.#entered = this.direct && !this.refused && memory.postedCount === 0;
     // RF: a repeated instruction that is left and taken up again is not trapped a second time
     if (this.again) r32[2 * RFLAGS] |= RF;
     this.#writeRip(this.again ? this.start : this.rip);
@@ -294,17 +316,26 @@ export class Cpu {
     this.long = code.l !== 0 && (c32[2 * EFER] & EFER_LMA) !== 0;
     this.cpl = this.protectedMode ? this.segments[SS].dpl : 0;
     this.user = this.cpl === 3 ? 1 : 0;
+    const { emulated } = this.options;
+    this.direct = emulated && this.long && this.user !== 0;
+    this.emulated = emulated && !this.direct;
+    const flags = this.r32[2 * RFLAGS];
+    // for pvm CR0.AM is the host's, and set
+    this.#aligned =
+      (flags & AC) !== 0 && this.user !== 0 && (emulated ? this.direct : (c32[2 * CR0] & CR0_AM) !== 0);
     if ((this.r32[2 * RFLAGS] & VM) !== 0 && this.protectedMode) this.memory.unhandled();
   }
 
   #readRip(): number {
     const lo = this.r32[2 * RIP];
-    return this.long ? (this.r32[2 * RIP + 1] | 0) * 2 ** 32 + lo : lo;
+    const hi = this.r32[2 * RIP + 1];
+    // Linux's emulator finds no code above 4 GiB outside of 64-bit mode
+    return this.long || (this.options.emulated && hi !== 0) ? (hi | 0) * 2 ** 32 + lo : lo;
   }
 
   #writeRip(rip: number): void {
     this.r32[2 * RIP] = rip;
-    this.r32[2 * RIP + 1] = this.long ? Math.floor(rip / 2 ** 32) : 0;
+    this.r32[2 * RIP + 1] = this.long || this.options.emulated ? Math.floor(rip / 2 ** 32) : 0;
   }
 
   /** Points RIP somewhere, from outside of an instruction. */
@@ -332,7 +363,7 @@ export class Cpu {
     } else {
       const code = this.segments[CS];
       left = code.limit - rip + 1;
-      if (left <= 0) return memory.raise(GP, 0);
+      if (left <= 0 || rip < 0 || (code.unusable !== 0 && this.options.emulated)) return memory.raise(GP, 0);
       linear = (code.baseLo + rip) >>> 0;
     }
     if (this.#codeBefore === 0) this.startLinear = linear;
@@ -668,7 +699,9 @@ export class Cpu {
         memory.raise(segment === SS ? SS_FAULT : GP, 0);
         return 0;
       }
-      return high * 2 ** 32 + low;
+      const address = high * 2 ** 32 + low;
+      if (this.#aligned && this.user !== 0) this.#checkAlignment(address, low, width, access);
+      return address;
     }
     const last = lo + width - 1;
     let good: boolean;
@@ -681,7 +714,16 @@ export class Cpu {
       memory.raise(segment === SS ? SS_FAULT : GP, 0);
       return 0;
     }
-    return (s.baseLo + lo) >>> 0;
+    const address = (s.baseLo + lo) >>> 0;
+    if (this.#aligned && this.user !== 0) this.#checkAlignment(address, address, width, access);
+    return address;
+  }
+
+  /** #AC, after every other fault of the access; accesses of other widths have rules of their own, and are let through. */
+  #checkAlignment(address: number, low: number, width: number, access: number): void {
+    if ((width !== 2 && width !== 4 && width !== 8) || low % width === 0) return;
+    this.memory.translate(address, access, this.user);
+    this.memory.raise(AC_FAULT, 0);
   }
 
   // ---- memory operands ---------------------------------------------------------------------------------------------
@@ -759,7 +801,8 @@ export class Cpu {
     if (this.long) this.r64[RSP] += BigInt(by);
     else if (this.segments[SS].db !== 0) {
       this.r32[2 * RSP] += by;
-      this.r32[2 * RSP + 1] = 0;
+      // Linux's emulator leaves the upper half alone (arch/x86/kvm/emulate.c:assign_masked, 6.1)
+      if (!this.options.emulated) this.r32[2 * RSP + 1] = 0;
     } else this.r16[4 * RSP] += by;
   }
 
@@ -842,8 +885,16 @@ export class Cpu {
 
   /** A form of an instruction that is none: #UD, and nothing that Linux's emulator knows of. */
   notThere(): void {
-    if (this.options.emulated) this.memory.unhandled();
+    if (this.emulated) this.memory.unhandled();
     else this.undefinedOpcode();
+  }
+
+  /** Linux's emulator does not do it: an exit. The guest gets #UD where the processor runs it. */
+  refuse(): void {
+    if (!this.direct) return this.memory.unhandled();
+    if (this.memory.stop !== RUNNING) return;
+    this.refused = true;
+    this.undefinedOpcode();
   }
 
   undefinedOpcode(): void {
@@ -865,7 +916,7 @@ export class Cpu {
 
   /** The segment register that ModRM names: REX.R does not count, except for Linux's emulator. */
   get segmentNumber(): number {
-    return this.options.emulated ? this.reg : this.reg & 7;
+    return this.emulated ? this.reg : this.reg & 7;
   }
 
   /** A near jump: the target is cut to the operand size; in 64-bit mode it has to be canonical. */

@@ -71,10 +71,10 @@ export function executeTwoByte(cpu: Cpu, opcode: number): void {
     case 0x19:
     case 0x1c:
     case 0x1d:
-      return cpu.options.emulated ? hintOfPvm(cpu) : hint(cpu);
+      return cpu.emulated ? hintOfPvm(cpu) : hint(cpu);
     case 0x1e:
       hint(cpu);
-      return cpu.options.emulated ? cpu.unknown() : undefined;
+      return cpu.emulated ? cpu.unknown() : undefined;
     case 0x0d:
     case 0x18:
     case 0x1f:
@@ -185,7 +185,7 @@ function groupSix(cpu: Cpu): void {
   const operation = (cpu.modrm >> 3) & 7;
   // Linux's emulator does not know the last four, in any mode
   if (!cpu.protectedMode)
-    return operation >= 4 && cpu.options.emulated ? cpu.memory.unhandled() : cpu.undefinedOpcode();
+    return operation >= 4 && cpu.emulated ? cpu.memory.unhandled() : cpu.undefinedOpcode();
   switch (operation) {
     case 0:
     case 1: {
@@ -303,7 +303,7 @@ function scan(cpu: Cpu, reverse: boolean): void {
 function countBits(cpu: Cpu): void {
   cpu.fetchModrm();
   cpu.endFetch();
-  if (cpu.repeat !== 0xf3 || cpu.options.emulated) return cpu.memory.unhandled();
+  if (cpu.repeat !== 0xf3 || cpu.emulated) return cpu.memory.unhandled();
   let value = cpu.osize === 8 ? cpu.getRm64() : BigInt(cpu.getRm(cpu.osize));
   if (cpu.stopped) return;
   let count = 0;
@@ -413,8 +413,8 @@ function groupNine(cpu: Cpu): void {
 }
 
 function compareExchange16(cpu: Cpu): void {
-  if (cpu.options.emulated) return cpu.memory.unhandled();
   if ((cpu.eaLo & 15) !== 0) return cpu.fault(GP, 0);
+  if (cpu.emulated) return cpu.memory.unhandled();
   const lo = cpu.getRm64();
   const hi = cpu.readAt64(cpu.eaSegment, cpu.eaLo + 8, cpu.eaHi);
   if (cpu.stopped) return;
@@ -431,7 +431,7 @@ function compareExchange16(cpu: Cpu): void {
 
 /** FXSAVE, FXRSTOR, fences, CLFLUSH, and the bases of FS and GS. */
 function groupFifteen(cpu: Cpu): void {
-  const { emulated } = cpu.options;
+  const { emulated } = cpu;
   cpu.fetchModrm();
   const operation = (cpu.modrm >> 3) & 7;
   if (cpu.mod === 3) {
@@ -446,7 +446,12 @@ function groupFifteen(cpu: Cpu): void {
   }
   if (operation > 1 && (operation !== 7 || cpu.repeat !== 0)) return cpu.memory.unhandled();
   cpu.endFetch();
-  if (operation === 7 || cpu.stopped) return;
+  if (cpu.stopped) return;
+  if (operation === 7) {
+    // CLFLUSH and CLFLUSHOPT have an operand, which Linux's emulator reads
+    cpu.getRm(1);
+    return;
+  }
   if (cpu.repeat !== 0) return cpu.undefinedOpcode();
   saveState(cpu, operation === 1);
 }

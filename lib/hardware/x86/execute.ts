@@ -50,8 +50,12 @@ import {
   loadSegment,
   returnFar,
   softwareInterrupt,
+  trapDirect,
 } from "./transfer.ts";
 import { floatingPoint } from "./vector.ts";
+
+/** Where the processor runs the guest for pvm it shows the selectors of a Linux program: ES, CS, SS, DS, FS, GS (live 6.18). */
+const HOST_SELECTORS: readonly number[] = [0, 0x33, 0x2b, 0, 0, 0];
 
 /** What POPF and IRET may change. */
 export const POPF_FLAGS = CF | PF | AF | ZF | SF | TF | IF | DF | OF | IOPL | NT | RF | AC | ID;
@@ -114,12 +118,12 @@ export function execute(cpu: Cpu, opcode: number): void {
       return executeTwoByte(cpu, cpu.fetch8());
     case 0x27:
     case 0x2f:
-      if (cpu.options.emulated && opcode === 0x27) return cpu.memory.unhandled();
+      if (cpu.emulated && opcode === 0x27) return cpu.memory.unhandled();
       if (!notInLong(cpu)) return;
       return cpu.setRegister(1, RAX, cpu.alu.decimalAdjust(opcode === 0x2f, cpu.r8[0]));
     case 0x37:
     case 0x3f:
-      if (cpu.options.emulated) return cpu.memory.unhandled();
+      if (cpu.emulated) return cpu.memory.unhandled();
       if (!notInLong(cpu)) return;
       return cpu.setRegister(2, RAX, cpu.alu.asciiAdjust(opcode === 0x3f, cpu.r16[0]));
     case 0x60:
@@ -181,8 +185,7 @@ export function execute(cpu: Cpu, opcode: number): void {
       cpu.endFetch();
       const segment = cpu.segmentNumber;
       if (segment > 5) return cpu.undefinedOpcode();
-      const { selector } = cpu.segments[segment];
-      return storeSelector(cpu, selector);
+      return storeSelector(cpu, cpu.direct ? HOST_SELECTORS[segment] : cpu.segments[segment].selector);
     }
     case 0x8d:
       return loadAddress(cpu);
@@ -239,7 +242,7 @@ export function execute(cpu: Cpu, opcode: number): void {
       return opcode === 0xea ? jumpFar(cpu, selector, offset) : callFar(cpu, selector, offset);
     }
     case 0x9b:
-      if (cpu.options.emulated) return cpu.memory.unhandled();
+      if (cpu.emulated) return cpu.memory.unhandled();
       return cpu.endFetch();
     case 0x9c:
       return pushFlags(cpu);
@@ -439,7 +442,7 @@ export function execute(cpu: Cpu, opcode: number): void {
     case 0xfb:
       cpu.endFetch();
       if (!ioAllowed(cpu)) return cpu.fault(GP, 0);
-      if ((cpu.flags & IF) === 0 || cpu.options.emulated) cpu.leaveShadow(SHADOW_STI);
+      if ((cpu.flags & IF) === 0 || cpu.emulated) cpu.leaveShadow(SHADOW_STI);
       cpu.flags |= IF;
       return;
     case 0xfc:
@@ -679,8 +682,11 @@ export function addToAddress(cpu: Cpu, by: number): number {
 
 /** AAM and AAD: flags follow AL; KVM's emulator looks at the whole operand (arch/x86/kvm/emulate.c:em_aam, 6.1). */
 function decimalResult(cpu: Cpu, ax: number): void {
-  cpu.setRegister(2, RAX, ax);
-  if (cpu.options.emulated) cpu.alu.logic(cpu.osize, cpu.getRegister(cpu.osize, RAX));
+  // Linux's emulator writes a register of the operand size (live 6.18)
+  if (cpu.emulated && cpu.osize === 4)
+    cpu.setRegister(4, RAX, ((cpu.r32[2 * RAX] & 0xffff_0000) | (ax & 0xffff)) >>> 0);
+  else cpu.setRegister(2, RAX, ax);
+  if (cpu.emulated) cpu.alu.logic(cpu.osize, cpu.getRegister(cpu.osize, RAX));
   else cpu.alu.logic(1, ax & 0xff);
 }
 
@@ -760,7 +766,7 @@ function moveSignExtended(cpu: Cpu): void {
 function adjustRpl(cpu: Cpu): void {
   cpu.fetchModrm();
   cpu.endFetch();
-  if (cpu.options.emulated) return cpu.memory.unhandled();
+  if (cpu.emulated) return cpu.memory.unhandled();
   if (!cpu.protectedMode) return cpu.undefinedOpcode();
   const destination = cpu.getRm(2);
   const source = cpu.getRegister(2, cpu.reg);
@@ -797,7 +803,7 @@ export function loadFarPointer(cpu: Cpu, segment: number): void {
 function bound(cpu: Cpu): void {
   cpu.fetchModrm();
   cpu.endFetch();
-  if (cpu.long || cpu.options.emulated) return cpu.memory.unhandled();
+  if (cpu.long || cpu.emulated) return cpu.memory.unhandled();
   if (cpu.mod === 3) return cpu.undefinedOpcode();
   const index = signed(cpu.osize, cpu.getRegister(cpu.osize, cpu.reg));
   const low = signed(cpu.osize, cpu.getRm(cpu.osize));
@@ -825,7 +831,7 @@ export function popSegment(cpu: Cpu, segment: number): void {
   if (cpu.long && segment < 4) return cpu.undefinedOpcode();
   const size = cpu.stackSize;
   // Linux's emulator reads the two bytes that count (arch/x86/kvm/emulate.c:em_pop_sreg, 6.1)
-  const selector = cpu.options.emulated
+  const selector = cpu.emulated
     ? cpu.peek(2)
     : size === 8
       ? Number(cpu.peek64() & 0xffffn)
@@ -849,7 +855,7 @@ function popAll(cpu: Cpu): void {
   if (!notInLong(cpu)) return;
   const { osize, memory } = cpu;
   cpu.popsMany();
-  const before = cpu.options.emulated ? cpu.r64.slice(0, RSI + 2) : undefined;
+  const before = cpu.emulated ? cpu.r64.slice(0, RSI + 2) : undefined;
   const values = [0, 0, 0, 0, 0, 0, 0, 0];
   for (let register = 7; register >= 0 && !cpu.stopped; register--) {
     if (register === RSP) cpu.moveStack(osize);
@@ -884,7 +890,8 @@ function popToRm(cpu: Cpu): void {
 
 function pushFlags(cpu: Cpu): void {
   cpu.endFetch();
-  cpu.push(cpu.stackSize, cpu.flags & ~(RF | VM));
+  // the processor's own IF, which is always set while it runs a guest for pvm
+  cpu.push(cpu.stackSize, (cpu.flags & ~(RF | VM)) | (cpu.direct ? IF : 0));
 }
 
 /** What a program of this privilege may change of its flags. */
@@ -911,14 +918,15 @@ function popFlags(cpu: Cpu): void {
  * memory where REX.W asks for them (arch/x86/kvm/emulate.c:em_mov_rm_sreg, em_store_sreg, 6.1; live 6.18).
  */
 export function storeSelector(cpu: Cpu, selector: number): void {
-  if (cpu.osize === 8 && (cpu.mod === 3 || cpu.options.emulated)) cpu.setRm64(BigInt(selector));
+  if (cpu.osize === 8 && (cpu.mod === 3 || cpu.emulated)) cpu.setRm64(BigInt(selector));
   else cpu.setRm(cpu.mod === 3 ? cpu.osize : 2, selector);
 }
 
 /** ICEBP, INT1: a debug exception whose gate may have any DPL. */
 function interruptOne(cpu: Cpu): void {
   cpu.endFetch();
-  if (cpu.options.emulated) return cpu.unknown();
+  if (cpu.direct) return trapDirect(cpu, DB);
+  if (cpu.emulated) return cpu.unknown();
   if (!cpu.stopped) enterHandler(cpu, DB, "exception", -1, cpu.rip);
 }
 
@@ -926,9 +934,9 @@ function enter(cpu: Cpu): void {
   const size = cpu.fetch16();
   const level = cpu.fetch8() & 31;
   cpu.endFetch();
-  if (level !== 0 && cpu.options.emulated) return cpu.unknown();
+  if (level !== 0 && cpu.emulated) return cpu.unknown();
   // Linux's emulator pushes by the size of the stack, not of the operand (arch/x86/kvm/emulate.c:em_enter, 6.1)
-  const width = cpu.options.emulated ? (cpu.long ? 8 : cpu.segments[SS].db !== 0 ? 4 : 2) : cpu.stackSize;
+  const width = cpu.emulated ? (cpu.long ? 8 : cpu.segments[SS].db !== 0 ? 4 : 2) : cpu.stackSize;
   if (width === 8) cpu.push64(cpu.r64[RBP]);
   else cpu.push(width, cpu.getRegister(width, RBP));
   const frame = cpu.r64[RSP];

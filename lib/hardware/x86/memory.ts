@@ -123,6 +123,8 @@ export class Memory {
   exitCount = 1;
   /** bits of a guest physical address (CPUID 0x80000008) */
   physicalBits = 52;
+  /** the first table of long mode has to be memory, or the processor shuts down (arch/x86/kvm/mmu/mmu.c:mmu_check_root, 6.1) */
+  rootIsMemory = false;
 
   /** 16 bytes for an access in pieces */
   readonly data = new Uint8Array(16);
@@ -641,7 +643,10 @@ export class Memory {
                 ? (linearHi >>> 7) & 511
                 : (linearHi >>> 16) & 511;
       const entryAt = table + 8 * index;
-      if (!this.#entry(entryAt)) return this.#fault(linear, access, user, 0);
+      if (!this.#entry(entryAt)) {
+        if (this.rootIsMemory && level === levels && levels > 2) this.shutDown();
+        return this.#fault(linear, access, user, 0);
+      }
       const { bytes, at } = this.bus;
       const entryLo = load32(bytes, at + (entryAt & 4095));
       const entryHi = load32(bytes, at + (entryAt & 4095) + 4);

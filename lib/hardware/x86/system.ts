@@ -5,7 +5,7 @@
 import { MSR_EXIT, MSR_FAULT } from "./bus.ts";
 import type { Cpu } from "./cpu.ts";
 import { addToAddress, canonical } from "./execute.ts";
-import { EXIT_HYPERCALL, EXIT_RDMSR, EXIT_WRMSR, GP, NO_CODE } from "./memory.ts";
+import { EXIT_HYPERCALL, EXIT_RDMSR, EXIT_WRMSR, GP, NO_CODE, WRITE } from "./memory.ts";
 import {
   CR0,
   CR0_CD,
@@ -33,6 +33,7 @@ import {
   EFER_SCE,
   FLAG_FIXED,
   GS,
+  IF,
   KERNEL_GS_BASE,
   LSTAR,
   RAX,
@@ -50,10 +51,12 @@ import {
   TSC_AUX,
   XCR0,
 } from "./state.ts";
+import { flagsByPvm } from "./transfer.ts";
 
 /** CR0 bits that exist (CR0_RESERVED_BITS is the rest). */
 const CR0_KNOWN = 0xe005_003f;
 const LOW32 = 0xffff_ffffn;
+const EPERM = 1n;
 
 /** Raises #GP unless at CPL 0. */
 function privileged(cpu: Cpu): boolean {
@@ -92,7 +95,7 @@ export function writeCr0(cpu: Cpu, given: number): void {
 function writeCr4(cpu: Cpu, value: bigint): void {
   const { c32 } = cpu.state;
   const lo = Number(value & LOW32);
-  if (value >> 32n !== 0n || (lo & ~cpu.options.cr4Allowed) !== 0) return cpu.fault(GP, 0);
+  if (value >> 32n !== 0n || (lo & ~cpu.bus.allowedCr4()) !== 0) return cpu.fault(GP, 0);
   if (cpu.state.longMode && (lo & CR4_PAE) === 0) return cpu.fault(GP, 0);
   const pcid = (lo & CR4_PCIDE) !== 0 && (c32[2 * CR4] & CR4_PCIDE) === 0;
   if (pcid && (!cpu.state.longMode || (c32[2 * CR3] & 0xfff) !== 0)) return cpu.fault(GP, 0);
@@ -225,6 +228,9 @@ function hidden(cpu: Cpu): boolean {
 function storeTable(cpu: Cpu, which: "gdt" | "idt"): void {
   if (hidden(cpu)) return;
   const table = cpu.state[which];
+  // all of it has to be in reach before any of it is written
+  cpu.linear(cpu.eaSegment, cpu.eaLo, cpu.eaHi, cpu.long ? 10 : 6, WRITE);
+  if (cpu.stopped) return;
   cpu.needsMemory();
   cpu.writeAt(cpu.eaSegment, cpu.eaLo, cpu.eaHi, 2, table.limit);
   const at = addToAddress(cpu, 2);
@@ -289,11 +295,12 @@ export function groupSeven(cpu: Cpu): void {
   }
 }
 
-/** VMCALL, MONITOR, MWAIT, XSETBV, SWAPGS: of CPL 0 alone in Linux's emulator (recorded). */
-const PRIVILEGED = new Set([0xc1, 0xc8, 0xc9, 0xd1, 0xf8]);
+/** VMCALL, MONITOR, MWAIT, XSETBV: of CPL 0 alone in Linux's emulator (recorded). */
+const PRIVILEGED = new Set([0xc1, 0xc8, 0xc9, 0xd1]);
 
 function groupSevenRegisters(cpu: Cpu): void {
-  if (cpu.options.emulated && PRIVILEGED.has(cpu.modrm) && !privileged(cpu)) return;
+  const calls = cpu.direct && (cpu.modrm === 0xc1 || cpu.modrm === 0xd9);
+  if (cpu.options.emulated && PRIVILEGED.has(cpu.modrm) && !calls && !privileged(cpu)) return;
   switch (cpu.modrm) {
     case 0xc1: // VMCALL
       return hypercall(cpu);
@@ -308,7 +315,7 @@ function groupSevenRegisters(cpu: Cpu): void {
     case 0xf8: // SWAPGS
       return swapGs(cpu);
     case 0xf9: // RDTSCP
-      if (cpu.options.emulated) return cpu.memory.unhandled();
+      if (cpu.emulated) return cpu.memory.unhandled();
       readTsc(cpu);
       return cpu.setRegister(4, RCX, cpu.state.c32[2 * TSC_AUX]);
     default:
@@ -399,6 +406,7 @@ export function readCounter(cpu: Cpu): void {
  * whose emulator gives neither to the processor: for ever (live 6.18).
  */
 function hypercall(cpu: Cpu): void {
+  if (cpu.direct) return cpu.setRegister64(RAX, BigInt.asUintN(64, -EPERM));
   const { emulated, hypercall: known } = cpu.options;
   if (emulated || cpu.modrm !== known) {
     if (!cpu.bus.fixesHypercalls()) return cpu.undefinedOpcode();
@@ -419,8 +427,8 @@ function hypercall(cpu: Cpu): void {
 function swapGs(cpu: Cpu): void {
   // pvm does it in the emulator's place, in every mode (recorded)
   if (!cpu.long && !cpu.options.emulated) return cpu.notThere();
+  cpu.refused = cpu.emulated;
   if (!privileged(cpu)) return;
-  cpu.refused = cpu.options.emulated;
   const gs = cpu.segments[GS];
   const { c32 } = cpu.state;
   const lo = gs.baseLo;
@@ -434,7 +442,10 @@ function swapGs(cpu: Cpu): void {
 /** A flat segment, as SYSCALL and SYSENTER make them. */
 function setFlat(cpu: Cpu, index: number, selector: number, dpl: number, long: boolean): void {
   const segment = cpu.segments[index];
-  segment.selector = selector;
+  segment.selector = selector & 0xffff;
+  segment.dpl = dpl;
+  // of real mode pvm leaves the rest (live 6.18)
+  if (!cpu.protectedMode) return;
   segment.baseLo = 0;
   segment.baseHi = 0;
   segment.limit = 0xffff_ffff;
@@ -443,52 +454,80 @@ function setFlat(cpu: Cpu, index: number, selector: number, dpl: number, long: b
   segment.present = 1;
   segment.avl = 0;
   segment.unusable = 0;
-  segment.dpl = dpl;
   segment.type = index === CS ? 11 : 3;
   segment.l = index === CS && long ? 1 : 0;
   segment.db = index === CS && long ? 0 : 1;
 }
 
-/** SYSCALL of 64-bit mode; elsewhere it is AMD's alone. */
+/**
+ * SYSCALL of 64-bit mode; elsewhere it is AMD's alone. Where the processor runs the guest for pvm, the code of the target is
+ * that of the caller: it stays on CPL 3 (live 6.18).
+ */
 export function systemCall(cpu: Cpu): void {
   cpu.endFetch();
   const { c32, c64 } = cpu.state;
+  if (cpu.direct) return systemCallDirect(cpu);
   if (!cpu.long || (c32[2 * EFER] & EFER_SCE) === 0) return cpu.undefinedOpcode();
   if (cpu.stopped) return;
   cpu.r64[RCX] = BigInt.asUintN(64, BigInt(cpu.rip));
   cpu.r64[11] = BigInt(cpu.flags & ~RF);
-  const selector = Number((c64[STAR] >> 32n) & 0xfffcn);
-  setFlat(cpu, CS, selector, 0, true);
+  const selector = c32[2 * STAR + 1] & 0xffff;
+  setFlat(cpu, CS, selector & 0xfffc, 0, true);
   setFlat(cpu, SS, selector + 8, 0, true);
   cpu.flags = (cpu.flags & ~(c32[2 * SYSCALL_MASK] | RF)) | FLAG_FIXED;
   cpu.rip = canonical(c64[LSTAR]);
 }
 
+function systemCallDirect(cpu: Cpu): void {
+  if (cpu.stopped) return;
+  const { c32, c64 } = cpu.state;
+  cpu.r64[RCX] = BigInt.asUintN(64, BigInt(cpu.rip));
+  // the processor's own IF, which is always set while a guest runs
+  const flags = (cpu.flags & ~RF) | IF;
+  cpu.r64[11] = BigInt(flags);
+  cpu.flags = (flags & ~(c32[2 * SYSCALL_MASK] | RF)) | FLAG_FIXED;
+  cpu.rip = canonical(c64[LSTAR]);
+}
+
+/** An AMD processor lets a target that is not canonical fault at CPL 3, one of Intel's refuses the instruction. */
 export function systemReturn(cpu: Cpu): void {
   cpu.endFetch();
-  const { c32, c64 } = cpu.state;
-  cpu.refused = cpu.options.emulated && cpu.long;
-  if (!cpu.refused) {
-    if (cpu.options.emulated) return cpu.memory.unhandled();
-    if (!cpu.long || (c32[2 * EFER] & EFER_SCE) === 0) return cpu.undefinedOpcode();
-  }
+  const { c32 } = cpu.state;
+  if (cpu.options.emulated) return systemReturnByPvm(cpu);
+  if (!cpu.long || (c32[2 * EFER] & EFER_SCE) === 0) return cpu.undefinedOpcode();
   if (!privileged(cpu)) return;
   const long = cpu.osize === 8;
-  const selector = Number((c64[STAR] >> 48n) & 0xffffn);
+  const selector = c32[2 * STAR + 1] >>> 16;
   const target = long ? canonical(cpu.r64[RCX]) : cpu.r32[2 * RCX];
-  if (long && Math.floor(target / 2 ** 47) !== 0 && Math.floor(target / 2 ** 47) !== -1)
-    return cpu.fault(GP, 0);
-  setFlat(cpu, CS, ((long ? selector + 16 : selector) | 3) & 0xffff, 3, long);
-  setFlat(cpu, SS, ((selector + 8) | 3) & 0xffff, 3, true);
+  if (cpu.options.intel && long && !isCanonical(cpu.r64[RCX])) return cpu.fault(GP, 0);
+  setFlat(cpu, CS, (long ? selector + 16 : selector) | 3, 3, long);
+  setFlat(cpu, SS, (selector + 8) | 3, 3, true);
   cpu.flags = (Number(cpu.r64[11] & 0x3c_7fd7n) & ~RF) | FLAG_FIXED;
   cpu.long = long;
   cpu.rip = target;
 }
 
+/** pvm does it in every mode, and always to 64-bit code (live 6.18). */
+function systemReturnByPvm(cpu: Cpu): void {
+  if (cpu.stopped) return;
+  cpu.refused = true;
+  if (!privileged(cpu)) return;
+  const selector = cpu.state.c32[2 * STAR + 1] >>> 16;
+  setFlat(cpu, CS, (selector + 16) | 3, 3, true);
+  setFlat(cpu, SS, (selector + 8) | 3, 3, true);
+  const flags = cpu.r32[2 * 11];
+  cpu.flags = flagsByPvm(flags, flags);
+  cpu.long = cpu.state.longMode;
+  cpu.rip = canonical(cpu.r64[RCX]);
+}
+
+const isCanonical = (address: bigint): boolean => BigInt.asUintN(64, BigInt.asIntN(48, address)) === address;
+
 export function systemEnter(cpu: Cpu): void {
   cpu.endFetch();
   const { c32, c64 } = cpu.state;
-  if (cpu.long && cpu.options.emulated) return cpu.unknown();
+  // KVM does it for a processor of AMD's, which has none in long mode (live 6.18; 7.2)
+  if (cpu.long && !cpu.options.intel) return cpu.direct ? cpu.refuse() : cpu.unknown();
   if (!cpu.protectedMode || (c32[2 * SYSENTER_CS] & 0xfffc) === 0) return cpu.fault(GP, 0);
   if (cpu.stopped) return;
   const long = cpu.state.longMode;
@@ -508,6 +547,7 @@ export function systemExit(cpu: Cpu): void {
   if (!cpu.protectedMode || cpu.cpl !== 0 || (c32[2 * SYSENTER_CS] & 0xfffc) === 0) return cpu.fault(GP, 0);
   if (cpu.stopped) return;
   const long = cpu.osize === 8;
+  if (long && !(isCanonical(cpu.r64[RDX]) && isCanonical(cpu.r64[RCX]))) return cpu.fault(GP, 0);
   const selector = c32[2 * SYSENTER_CS] & 0xfffc;
   const target = long ? canonical(cpu.r64[RDX]) : cpu.r32[2 * RDX];
   const pointer = long ? cpu.r64[RCX] : BigInt(cpu.r32[2 * RCX]);

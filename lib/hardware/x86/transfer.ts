@@ -6,7 +6,20 @@
  */
 import type { Cpu } from "./cpu.ts";
 import { canonical, POPF_FLAGS, writableFlags } from "./execute.ts";
-import { DF_FAULT, GP, NP, RUNNING, SHUTDOWN, SS_FAULT, TS, UNHANDLED } from "./memory.ts";
+import {
+  BP,
+  DF_FAULT,
+  GP,
+  NO_CODE,
+  NP,
+  OFLOW,
+  RUNNING,
+  SHUTDOWN,
+  SS_FAULT,
+  TS,
+  UNHANDLED,
+  WRITE,
+} from "./memory.ts";
 import {
   AC,
   CS,
@@ -18,12 +31,13 @@ import {
   FS,
   GS,
   IF,
+  IOPL,
   LDTR,
   NT,
   RAX,
   RF,
   RSP,
-  type Segment,
+  Segment,
   SS,
   TF,
   TR,
@@ -40,6 +54,32 @@ let descriptorHi = 0;
 let descriptorBaseHi = 0;
 let descriptorAt = 0;
 
+/** A descriptor put aside while another one is read. */
+class Found {
+  lo = 0;
+  hi = 0;
+  at = 0;
+
+  /** Keeps the descriptor read last. */
+  keep(): void {
+    this.lo = descriptorLo;
+    this.hi = descriptorHi;
+    this.at = descriptorAt;
+  }
+
+  /** Makes it the one read last. */
+  take(): void {
+    descriptorLo = this.lo;
+    descriptorHi = this.hi;
+    descriptorAt = this.at;
+  }
+}
+const code = new Found();
+const stack = new Found();
+
+/** SS before an event went to an inner stack. */
+const oldStack = new Segment();
+
 const longActive = (cpu: Cpu): boolean => (cpu.state.c32[2 * EFER] & EFER_LMA) !== 0;
 
 /** A linear address in a descriptor table or TSS. */
@@ -55,7 +95,7 @@ const isCode = (hi: number): boolean => (hi & 0x1800) === 0x1800;
 const isConforming = (hi: number): boolean => (hi & 0x400) !== 0;
 
 /** Reads a selector's descriptor; raises `vector` with the selector where the table is too short. */
-function readDescriptor(cpu: Cpu, selector: number, vector: number, wide = false): boolean {
+function readDescriptor(cpu: Cpu, selector: number, vector: number, wide = false, external = 0): boolean {
   const { memory, state } = cpu;
   const index = selector & 0xfff8;
   let lo: number;
@@ -72,7 +112,7 @@ function readDescriptor(cpu: Cpu, selector: number, vector: number, wide = false
     limit = state.gdt.limit;
   }
   if (index + (wide ? 15 : 7) > limit) {
-    memory.raise(vector, selector & 0xfffc);
+    memory.raise(vector, (selector & 0xfffc) | external);
     return false;
   }
   const at = tableAt(cpu, lo, hi, index);
@@ -132,7 +172,8 @@ export function loadSegment(cpu: Cpu, index: number, selector: number): void {
       segment.unusable = 1;
       return;
     }
-    nullSegment(segment, selector);
+    // what the processor takes, pvm does not hear of (live 6.18)
+    if (!cpu.direct) nullSegment(segment, selector);
     return;
   }
   if (!readDescriptor(cpu, selector, GP)) return;
@@ -223,26 +264,44 @@ function checkCode(cpu: Cpu, selector: number): boolean {
   return !cpu.stopped;
 }
 
-/** Puts the descriptor read last into CS and goes to `target`. */
-function enterCode(cpu: Cpu, selector: number, cpl: number, target: number): void {
-  const long = longActive(cpu) && (descriptorHi & 0x20_0000) !== 0;
-  if (long) {
+/** Whether `target` lies in the code whose descriptor was read last. Linux's emulator minds bits that the processor cuts off. */
+function liesInCode(cpu: Cpu, target: number): boolean {
+  if (longActive(cpu) && (descriptorHi & 0x20_0000) !== 0) {
     const hi = Math.floor(target / 2 ** 32);
-    if ((hi << 16) >> 16 !== hi) return cpu.fault(GP, 0);
+    return (hi << 16) >> 16 === hi;
   }
+  const limit = (descriptorLo & 0xffff) | (descriptorHi & 0xf_0000);
+  const offset = cpu.options.emulated ? target : target >>> 0;
+  return offset <= ((descriptorHi & 0x80_0000) !== 0 ? ((limit << 12) | 0xfff) >>> 0 : limit);
+}
+
+/** Puts the descriptor read last into CS and goes to `target`, both checked. */
+function enterCode(cpu: Cpu, selector: number, cpl: number, target: number): void {
   markDescriptor(cpu, 1);
   if (cpu.stopped) return;
   fill(cpu.segments[CS], (selector & ~3) | cpl, descriptorLo, descriptorHi);
-  cpu.long = long;
-  cpu.rip = long ? target : target >>> 0;
+  cpu.long = longActive(cpu) && (descriptorHi & 0x20_0000) !== 0;
+  cpu.rip = cpu.long ? target : target >>> 0;
+}
+
+/**
+ * A far jump or return to the code of the descriptor read last. Linux's emulator has loaded CS when it finds the target wrong:
+ * "Error handling is not implemented" (arch/x86/kvm/emulate.c:em_jmp_far, 6.1).
+ */
+function goTo(cpu: Cpu, selector: number, cpl: number, target: number): void {
+  const within = liesInCode(cpu, target);
+  if (!within && !cpu.options.emulated) return cpu.fault(GP, 0);
+  enterCode(cpu, selector, cpl, target);
+  if (!within) cpu.refuse();
 }
 
 export function jumpFar(cpu: Cpu, selector: number, offset: number): void {
+  if (cpu.stopped) return;
   if (!cpu.protectedMode) {
     if (offset > cpu.segments[CS].limit && !cpu.options.emulated) return cpu.fault(GP, 0);
     setRealCode(cpu, selector, offset);
-  } else if (checkCode(cpu, selector)) enterCode(cpu, selector, cpu.cpl, offset);
-  refuseBeyondLimit(cpu);
+    if (cpu.options.emulated && offset > cpu.segments[CS].limit) cpu.refuse();
+  } else if (checkCode(cpu, selector)) goTo(cpu, selector, cpu.cpl, offset);
 }
 
 export function callFar(cpu: Cpu, selector: number, offset: number): void {
@@ -257,66 +316,93 @@ export function callFar(cpu: Cpu, selector: number, offset: number): void {
     return;
   }
   if (!checkCode(cpu, selector)) return;
-  const lo = descriptorLo;
-  const hi = descriptorHi;
-  const at = descriptorAt;
+  const within = liesInCode(cpu, offset);
+  if (!within && !cpu.options.emulated) return cpu.fault(GP, 0);
+  code.keep();
   cpu.push(size, backSelector);
   cpu.push(size, back);
   if (cpu.stopped) return;
-  descriptorLo = lo;
-  descriptorHi = hi;
-  descriptorAt = at;
+  if (!within) return cpu.fault(GP, 0);
+  code.take();
   enterCode(cpu, selector, cpu.cpl, offset);
 }
 
 /** The code segment that RETF and IRET go back to. */
 function checkReturn(cpu: Cpu, selector: number): boolean {
-  const code = selector & 0xfffc;
+  const error = selector & 0xfffc;
   const rpl = selector & 3;
-  if (code === 0) {
+  if (error === 0) {
     cpu.fault(GP, 0);
     return false;
   }
   if (!readDescriptor(cpu, selector, GP)) return false;
   const hi = descriptorHi;
   const dpl = dplOf(hi);
-  if (isSystem(hi) || !isCode(hi) || rpl < cpu.cpl) cpu.fault(GP, code);
+  if (isSystem(hi) || !isCode(hi) || rpl < cpu.cpl) cpu.fault(GP, error);
   else if (rpl > cpu.cpl && cpu.options.emulated) cpu.memory.unhandled();
-  else if (isConforming(hi) ? dpl > rpl : dpl !== rpl) cpu.fault(GP, code);
-  else if (!isPresent(hi)) cpu.fault(NP, code);
+  else if (isConforming(hi) ? dpl > rpl : dpl !== rpl) cpu.fault(GP, error);
+  else if (!isPresent(hi)) cpu.fault(NP, error);
   return !cpu.stopped;
 }
 
-/** The stack of an outer level, and data segments that it may not have. */
-function enterOuter(cpu: Cpu, selector: number, pointer: bigint, rpl: number): void {
-  const savedLo = descriptorLo;
-  const savedHi = descriptorHi;
-  const savedAt = descriptorAt;
-  const stack = cpu.segments[SS];
-  const code = selector & 0xfffc;
-  if (code === 0) {
-    if (!longActive(cpu) || rpl === 3 || (savedHi & 0x20_0000) === 0) return cpu.fault(GP, 0);
-    nullSegment(stack, selector);
-    stack.dpl = rpl;
-  } else {
-    if (!readDescriptor(cpu, selector, GP)) return;
-    const hi = descriptorHi;
-    if (isSystem(hi) || isCode(hi) || (typeOf(hi) & 2) === 0 || (selector & 3) !== rpl || dplOf(hi) !== rpl)
-      return cpu.fault(GP, code);
-    if (!isPresent(hi)) return cpu.fault(SS_FAULT, code);
-    markDescriptor(cpu, 1);
-    if (cpu.stopped) return;
-    fill(stack, selector, descriptorLo, descriptorHi);
+/** The stack that a return to the code of the descriptor read last finds: that of a null selector, or a descriptor read. */
+function checkReturnStack(cpu: Cpu, selector: number, rpl: number): boolean {
+  const error = selector & 0xfffc;
+  if (error === 0) {
+    if (!longActive(cpu) || rpl === 3 || (descriptorHi & 0x20_0000) === 0) cpu.fault(GP, 0);
+    return !cpu.stopped;
   }
+  if (!readDescriptor(cpu, selector, GP)) return false;
+  const hi = descriptorHi;
+  const writable = !isSystem(hi) && !isCode(hi) && (typeOf(hi) & 2) !== 0;
+  // pvm asks for the level alone (live 6.18)
+  if ((!writable && !cpu.options.emulated) || (selector & 3) !== rpl || dplOf(hi) !== rpl)
+    cpu.fault(GP, error);
+  else if (!isPresent(hi)) cpu.fault(SS_FAULT, error);
+  return !cpu.stopped;
+}
+
+/**
+ * RETF and IRET that change the stack: to the code of the descriptor read last. Everything is checked before anything
+ * changes (SDM volume 2, IRET, RETURN-TO-OUTER-PRIVILEGE-LEVEL).
+ */
+function returnWithStack(
+  cpu: Cpu,
+  selector: number,
+  target: number,
+  stackSelector: number,
+  pointer: bigint,
+): void {
+  const rpl = selector & 3;
+  code.keep();
+  if (!checkReturnStack(cpu, stackSelector, rpl)) return;
+  stack.keep();
+  code.take();
+  if (!liesInCode(cpu, target)) return cpu.fault(GP, 0);
+  const isNull = (stackSelector & 0xfffc) === 0;
+  if (!isNull) {
+    stack.take();
+    markDescriptor(cpu, 1);
+    stack.keep();
+    code.take();
+  }
+  markDescriptor(cpu, 1);
+  if (cpu.stopped) return;
+  if (isNull) nullStack(cpu, stackSelector, rpl);
+  else fill(cpu.segments[SS], stackSelector, stack.lo, stack.hi);
   cpu.r64[RSP] = pointer;
   for (const index of [ES, DS, FS, GS]) {
     const segment = cpu.segments[index];
     const conforming = (segment.type & 12) === 12;
     if (segment.unusable === 0 && !conforming && segment.dpl < rpl) nullSegment(segment, 0);
   }
-  descriptorLo = savedLo;
-  descriptorHi = savedHi;
-  descriptorAt = savedAt;
+  enterCode(cpu, selector, rpl, target);
+}
+
+/** SS of 64-bit mode may be null; the level is kept in it. */
+function nullStack(cpu: Cpu, selector: number, cpl: number): void {
+  nullSegment(cpu.segments[SS], selector);
+  cpu.segments[SS].dpl = cpl;
 }
 
 export function returnFar(cpu: Cpu, extra: number): void {
@@ -332,17 +418,16 @@ export function returnFar(cpu: Cpu, extra: number): void {
   const rpl = selector & 3;
   if (!checkReturn(cpu, selector)) return;
   if (rpl === cpu.cpl) {
-    enterCode(cpu, selector, rpl, target);
+    goTo(cpu, selector, rpl, target);
     if (!cpu.stopped) cpu.moveStack(2 * size + extra);
     return;
   }
   const at = 2 * size + extra;
   const pointer = size === 8 ? cpu.peek64(at) : BigInt(cpu.peek(size, at));
-  const stack = size === 8 ? Number(cpu.peek64(at + 8) & 0xffffn) : cpu.peek(size, at + size) & 0xffff;
+  const selectorOfStack =
+    size === 8 ? Number(cpu.peek64(at + 8) & 0xffffn) : cpu.peek(size, at + size) & 0xffff;
   if (cpu.stopped) return;
-  enterOuter(cpu, stack, pointer, rpl);
-  if (cpu.stopped) return;
-  enterCode(cpu, selector, rpl, target);
+  returnWithStack(cpu, selector, target, selectorOfStack, pointer);
   if (!cpu.stopped) cpu.moveStack(extra);
 }
 
@@ -353,16 +438,11 @@ function returnFarByEmulator(cpu: Cpu, extra: number): void {
   const target = size === 8 ? canonical(cpu.pop64()) : cpu.pop(size);
   const selector = size === 8 ? Number(cpu.pop64() & 0xffffn) : cpu.pop(size) & 0xffff;
   if (cpu.stopped) return;
-  if (!cpu.protectedMode) setRealCode(cpu, selector, target);
-  else if (checkReturn(cpu, selector)) enterCode(cpu, selector, selector & 3, target);
-  refuseBeyondLimit(cpu);
+  if (!cpu.protectedMode) {
+    setRealCode(cpu, selector, target);
+    if (target > cpu.segments[CS].limit) cpu.refuse();
+  } else if (checkReturn(cpu, selector)) goTo(cpu, selector, selector & 3, target);
   if (!cpu.stopped) cpu.moveStack(extra);
-}
-
-/** "Error handling is not implemented" for far jumps and returns that go beyond the limit of their code. */
-function refuseBeyondLimit(cpu: Cpu): void {
-  if (!cpu.options.emulated || cpu.stopped || cpu.long) return;
-  if (cpu.rip > cpu.segments[CS].limit) cpu.memory.unhandled();
 }
 
 // ---- interrupts ----------------------------------------------------------------------------------------------------
@@ -370,6 +450,7 @@ function refuseBeyondLimit(cpu: Cpu): void {
 /** INT n, INT3, INTO */
 export function softwareInterrupt(cpu: Cpu, vector: number): void {
   if (cpu.stopped) return;
+  if (cpu.direct && (vector === BP || vector === OFLOW)) return trapDirect(cpu, vector);
   if (cpu.options.emulated) {
     if (cpu.protectedMode) return interruptRefused(cpu, vector);
     if (vector >= 0x80) return interruptForEver(cpu);
@@ -379,15 +460,25 @@ export function softwareInterrupt(cpu: Cpu, vector: number): void {
 
 /**
  * Vectors that pvm's own guests call it by (live 6.18, all 256 in every mode): 0x17 is #GP for others, 0x19 is #GP behind
- * the instruction, 0x1a is CPUID, 0x1b a hypercall in RAX. Missing: its hypercalls, which answer −ENOSYS here.
+ * the instruction, 0x1a is CPUID, 0x1b a hypercall in RAX. Those of CPL 3 are all #GP but CPUID, behind the instruction where
+ * the processor runs it. Missing: the hypercalls, which answer −ENOSYS here.
  */
 function interruptRefused(cpu: Cpu, vector: number): void {
-  if (!OF_PVM.has(vector) || cpu.opcode !== 0xcd) return cpu.memory.unhandled();
+  const { direct } = cpu;
+  const kernel = cpu.user === 0;
+  if (!OF_PVM.has(vector) || cpu.opcode !== 0xcd || (direct && vector === 0x1b)) return cpu.refuse();
   cpu.refused = true;
   if (vector === 0x1a) return cpuid(cpu);
-  if (vector === 0x1b) return cpu.setRegister64(RAX, BigInt.asUintN(64, -ENOSYS));
-  if (vector === 0x19) cpu.jump(cpu.rip);
+  if (vector === 0x1b && kernel) return cpu.setRegister64(RAX, BigInt.asUintN(64, -ENOSYS));
+  if (direct || (vector === 0x19 && kernel)) cpu.jump(cpu.rip);
   cpu.fault(GP, 0);
+}
+
+/** INT1, INT3, INT 3 and INT 4 that the processor runs for pvm: an exception behind the instruction, whatever its gate. */
+export function trapDirect(cpu: Cpu, vector: number): void {
+  if (cpu.stopped) return;
+  cpu.jump(cpu.rip);
+  cpu.memory.raise(vector, NO_CODE);
 }
 
 const OF_PVM: ReadonlySet<number> = new Set([0x17, 0x19, 0x1a, 0x1b]);
@@ -399,9 +490,7 @@ const ENOSYS = 38n;
  */
 function interruptForEver(cpu: Cpu): void {
   const pointer = cpu.r64[RSP];
-  cpu.push(2, cpu.flags & 0xffff);
-  cpu.push(2, cpu.segments[CS].selector);
-  cpu.push(2, cpu.rip & 0xffff);
+  pushFrame(cpu, cpu.osize, cpu.flags, cpu.rip);
   if (cpu.stopped) return;
   cpu.r64[RSP] = pointer;
   cpu.again = true;
@@ -453,11 +542,13 @@ function enterReal(cpu: Cpu, vector: number, source: Source, back: number): void
   // pvm looks where to go before it pushes, others after
   let offset = byPvm ? memory.read(at, 2, 0) : 0;
   let selector = byPvm ? memory.read(at + 2, 2, 0) : 0;
-  const push = byPvm ? pushEvent : pushPlain;
-  push(cpu, 2, flags & 0xffff);
-  push(cpu, 2, cpu.segments[CS].selector);
-  push(cpu, 2, back & 0xffff);
-  if (!byPvm) {
+  if (byPvm) {
+    pushEvent(cpu, 2, flags & 0xffff);
+    pushEvent(cpu, 2, cpu.segments[CS].selector);
+    pushEvent(cpu, 2, back & 0xffff);
+  } else {
+    // Linux's emulator pushes by the operand size (arch/x86/kvm/emulate.c:__emulate_int_real, 6.1; live 6.18)
+    pushFrame(cpu, cpu.options.emulated ? cpu.osize : 2, flags, back);
     offset = memory.read(at, 2, 0);
     selector = memory.read(at + 2, 2, 0);
     refuseDevice(cpu, source);
@@ -468,15 +559,20 @@ function enterReal(cpu: Cpu, vector: number, source: Source, back: number): void
   setRealCode(cpu, selector, offset);
 }
 
-const pushPlain = (cpu: Cpu, width: number, value: number): void => cpu.push(width, value);
+/** The frame of real mode. */
+function pushFrame(cpu: Cpu, width: number, flags: number, back: number): void {
+  const mask = width === 2 ? 0xffff : 0xffff_ffff;
+  cpu.push(width, (flags & mask) >>> 0);
+  cpu.push(width, cpu.segments[CS].selector);
+  cpu.push(width, (back & mask) >>> 0);
+}
 
 function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, back: number): void {
   const { memory, state } = cpu;
   const long = longActive(cpu);
   const external = source === "software" ? 0 : 1;
   const size = long ? 16 : 8;
-  if (cpu.options.emulated && source !== "software" && cpu.cpl === 0)
-    return enterGateByPvm(cpu, vector, source, errorCode, back);
+  if (cpu.options.emulated) return enterGateByPvm(cpu, vector, source, errorCode, back);
   const gateCode = 8 * vector + 2 + external;
   if (vector * size + size - 1 > state.idt.limit) return cpu.fault(GP, gateCode);
   const at = tableAt(cpu, state.idt.baseLo, state.idt.baseHi, vector * size);
@@ -493,29 +589,33 @@ function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, 
 
   const selector = lo >>> 16;
   if ((selector & 0xfffc) === 0) return cpu.fault(GP, external);
-  if (!readDescriptor(cpu, selector, GP)) return;
+  if (!readDescriptor(cpu, selector, GP, false, external)) return;
   const codeHi = descriptorHi;
-  const code = (selector & 0xfffc) | external;
-  if (isSystem(codeHi) || !isCode(codeHi) || dplOf(codeHi) > cpu.cpl) return cpu.fault(GP, code);
-  if (long && (codeHi & 0x60_0000) !== 0x20_0000) return cpu.fault(GP, code);
-  if (!isPresent(codeHi)) return cpu.fault(NP, code);
+  const error = (selector & 0xfffc) | external;
+  if (isSystem(codeHi) || !isCode(codeHi) || dplOf(codeHi) > cpu.cpl) return cpu.fault(GP, error);
+  if (long && (codeHi & 0x60_0000) !== 0x20_0000) return cpu.fault(GP, error);
+  if (!isPresent(codeHi)) return cpu.fault(NP, error);
   const inner = !isConforming(codeHi) && dplOf(codeHi) < cpu.cpl;
   const newCpl = inner ? dplOf(codeHi) : cpu.cpl;
-  const target = wide ? ((hi & 0xffff_0000) | (lo & 0xffff)) >>> 0 : lo & 0xffff;
-  const codeLo = descriptorLo;
-  const codeAt = descriptorAt;
+  const offset = wide ? ((hi & 0xffff_0000) | (lo & 0xffff)) >>> 0 : lo & 0xffff;
+  const target = long ? (top | 0) * 2 ** 32 + offset : offset;
+  const within = liesInCode(cpu, target);
+  code.keep();
 
-  const oldStack = cpu.segments[SS].selector;
-  const oldPointer = cpu.r64[RSP];
   const { flags } = cpu;
+  const oldSelector = cpu.segments[SS].selector;
+  const oldPointer = cpu.r64[RSP];
   const width = long ? 8 : wide ? 4 : 2;
-  if (long) enterLongStack(cpu, hi & 7, inner, newCpl);
-  else if (inner) enterInnerStack(cpu, newCpl);
-  if (cpu.stopped) return;
-  const user = cpu.user;
+  if (inner) Object.assign(oldStack, cpu.segments[SS]);
+  if (long) enterLongStack(cpu, hi & 7, inner, newCpl, external);
+  else if (inner) enterInnerStack(cpu, newCpl, external);
+  const count = (long || inner ? 5 : 3) + (errorCode >= 0 ? 1 : 0);
+  if (!long && !cpu.stopped) checkRoom(cpu, width * count, inner, external);
+  if (!within) cpu.fault(GP, external);
+  const { user } = cpu;
   cpu.user = newCpl === 3 ? 1 : 0;
   if (long || inner) {
-    cpu.push(width, oldStack);
+    cpu.push(width, oldSelector);
     if (width === 8) cpu.push64(oldPointer);
     else cpu.push(width, Number(oldPointer & 0xffff_ffffn));
   }
@@ -525,19 +625,30 @@ function enterGate(cpu: Cpu, vector: number, source: Source, errorCode: number, 
   if (errorCode >= 0) cpu.push(width, errorCode);
   cpu.user = user;
   refuseDevice(cpu, source);
-  if (cpu.stopped) return;
-  descriptorLo = codeLo;
-  descriptorHi = codeHi;
-  descriptorAt = codeAt;
-  enterCode(cpu, selector, newCpl, long ? (top | 0) * 2 ** 32 + target : target);
-  if (cpu.stopped) return;
+  code.take();
+  if (!cpu.stopped) enterCode(cpu, selector, newCpl, target);
+  if (cpu.stopped) {
+    // RSP is put back by whoever asked
+    if (inner) Object.assign(cpu.segments[SS], oldStack);
+    return;
+  }
   cpu.flags = flags & ~(TF | NT | RF | VM | ((type & 1) === 0 ? IF : 0));
 }
 
+/** Whether the frame of a handler fits: else #SS, with the selector of the stack where that is a new one. */
+function checkRoom(cpu: Cpu, size: number, inner: boolean, external: number): void {
+  const { memory } = cpu;
+  const top = cpu.segments[SS].db !== 0 ? cpu.r32[2 * RSP] : cpu.r16[4 * RSP];
+  // what wraps around is found when it is pushed
+  if (top >= size) cpu.linear(SS, top - size, 0, size, WRITE);
+  if (cpu.stopped) memory.errorCode = (inner ? cpu.segments[SS].selector & 0xfffc : 0) | external;
+}
+
 /**
- * The way of pvm from kernel code to a handler (recorded). Every gate counts as a wide one, whatever its type, and the code
+ * The way of pvm to a handler (recorded; live 6.18). Every gate counts as a wide one, whatever its type, and the code
  * segment is taken as it is, whatever its type and level. A gate or a selector that is none is a double fault. The frame
- * comes first, the descriptor after it.
+ * comes first, the descriptor after it. From any other level than 0 it goes to the stack of the TSS for level 0, a TSS of
+ * 32 or 64 bits whatever its type and limit, and takes that stack as it is, too.
  */
 function enterGateByPvm(cpu: Cpu, vector: number, source: Source, errorCode: number, back: number): void {
   const { memory, state } = cpu;
@@ -557,67 +668,96 @@ function enterGateByPvm(cpu: Cpu, vector: number, source: Source, errorCode: num
   }
   const target = ((hi & 0xffff_0000) | (lo & 0xffff)) >>> 0;
   const width = long ? 8 : 4;
-  const { flags } = cpu;
-  if (long) {
-    const oldStack = cpu.segments[SS].selector;
-    const oldPointer = cpu.r64[RSP];
-    enterLongStack(cpu, hi & 7, false, 0);
-    pushEvent(cpu, 8, oldStack);
-    cpu.push64(oldPointer);
-    if (cpu.stopped) memory.stop = SHUTDOWN;
+  const { flags, user } = cpu;
+  const inner = cpu.cpl !== 0;
+  const oldSelector = cpu.segments[SS].selector;
+  const oldPointer = cpu.r64[RSP];
+  if (inner) Object.assign(oldStack, cpu.segments[SS]);
+  if (long) enterLongStack(cpu, hi & 7, inner, 0, 0);
+  else if (inner) enterStackByPvm(cpu);
+  cpu.user = 0;
+  if (long || inner) {
+    pushEvent(cpu, width, oldSelector);
+    if (!long) pushEvent(cpu, 4, Number(oldPointer & 0xffff_ffffn));
+    else if (!cpu.stopped) {
+      cpu.push64(oldPointer);
+      if (cpu.stopped) memory.stop = SHUTDOWN;
+    }
   }
   pushEvent(cpu, width, flags);
   pushEvent(cpu, width, cpu.segments[CS].selector);
-  pushEvent(cpu, width, back);
+  pushEvent(cpu, width, long ? back : back >>> 0);
   if (errorCode >= 0) pushEvent(cpu, width, errorCode);
-  if (cpu.stopped) return;
-  const inTable = (selector & 0xfffc) !== 0 && (selector & 4) === 0 && (selector | 7) <= state.gdt.limit;
-  if (!inTable) return cpu.fault(DF_FAULT, 0);
-  if (!readDescriptor(cpu, selector, GP)) return;
-  if (!isPresent(descriptorHi)) return cpu.fault(NP, (selector & 0xfffc) | 1);
-  fill(cpu.segments[CS], selector, descriptorLo, descriptorHi);
-  cpu.long = long && (descriptorHi & 0x20_0000) !== 0;
-  cpu.rip = cpu.long ? (top | 0) * 2 ** 32 + target : target;
+  cpu.user = user;
+  if (!cpu.stopped) enterCodeByPvm(cpu, selector, (top | 0) * 2 ** 32, target);
+  if (cpu.stopped) {
+    if (inner) Object.assign(cpu.segments[SS], oldStack);
+    return;
+  }
   // it clears AC, too
   cpu.flags = flags & ~(TF | NT | RF | VM | AC | ((hi & 0x100) === 0 ? IF : 0));
 }
 
-/** 64-bit mode: the stack of IST, of an inner level, or the present one, aligned to 16. */
-function enterLongStack(cpu: Cpu, ist: number, inner: boolean, newCpl: number): void {
+function enterCodeByPvm(cpu: Cpu, selector: number, above: number, target: number): void {
+  if (!isInTable(cpu, selector)) return cpu.fault(DF_FAULT, 0);
+  if (!readDescriptor(cpu, selector, GP)) return;
+  fill(cpu.segments[CS], selector, descriptorLo, descriptorHi);
+  // code that is not there is entered all the same, and cannot be fetched but in 64-bit mode (live 6.18)
+  cpu.segments[CS].unusable = isPresent(descriptorHi) ? 0 : 1;
+  cpu.long = longActive(cpu) && (descriptorHi & 0x20_0000) !== 0;
+  cpu.rip = cpu.long ? above + target : target;
+}
+
+/** Whether a selector names a descriptor of the GDT. */
+const isInTable = (cpu: Cpu, selector: number): boolean =>
+  (selector & 0xfffc) !== 0 && (selector & 4) === 0 && (selector | 7) <= cpu.state.gdt.limit;
+
+/** SS and ESP for level 0 from a TSS of 32 bits. */
+function enterStackByPvm(cpu: Cpu): void {
   const { memory } = cpu;
+  const at = (cpu.segments[TR].baseLo + 4) >>> 0;
+  const pointer = memory.read(at, 4, 0);
+  const selector = memory.read(at + 4, 2, 0);
+  if (cpu.stopped) return;
+  if (!isInTable(cpu, selector)) return cpu.fault(DF_FAULT, 0);
+  if (!readDescriptor(cpu, selector, GP)) return;
+  fill(cpu.segments[SS], selector, descriptorLo, descriptorHi);
+  cpu.r64[RSP] = BigInt(pointer);
+}
+
+/** 64-bit mode: the stack of IST, of an inner level, or the present one, aligned to 16. */
+function enterLongStack(cpu: Cpu, ist: number, inner: boolean, newCpl: number, external: number): void {
+  const { memory } = cpu;
+  const { emulated } = cpu.options;
   let pointer = cpu.r64[RSP];
   if (ist !== 0 || inner) {
     const tss = cpu.segments[TR];
     const offset = ist !== 0 ? 28 + 8 * ist : 4 + 8 * newCpl;
-    if (offset + 7 > tss.limit) return cpu.fault(TS, tss.selector & 0xfffc);
+    if (offset + 7 > tss.limit && !emulated) return cpu.fault(TS, (tss.selector & 0xfffc) | external);
     pointer = memory.read64(tableAt(cpu, tss.baseLo, tss.baseHi, offset), 0);
     if (cpu.stopped) return;
   }
   const top = Number(BigInt.asIntN(64, pointer) >> 32n);
-  if ((top << 16) >> 16 !== top) return cpu.fault(SS_FAULT, 0);
-  if (inner) {
-    nullSegment(cpu.segments[SS], newCpl);
-    cpu.segments[SS].dpl = newCpl;
-  }
+  if ((top << 16) >> 16 !== top) return emulated ? cpu.fault(DF_FAULT, 0) : cpu.fault(SS_FAULT, external);
+  if (inner) nullStack(cpu, newCpl, newCpl);
   cpu.long = true;
   cpu.r64[RSP] = pointer & ~15n;
 }
 
 /** Protected mode: SS and ESP of an inner level, from the TSS. */
-function enterInnerStack(cpu: Cpu, newCpl: number): void {
+function enterInnerStack(cpu: Cpu, newCpl: number, external: number): void {
   const { memory } = cpu;
   const tss = cpu.segments[TR];
   const wide = (tss.type & 8) !== 0;
   const offset = wide ? 4 + 8 * newCpl : 2 + 4 * newCpl;
-  const code = tss.selector & 0xfffc;
-  if (offset + (wide ? 5 : 3) > tss.limit) return cpu.fault(TS, code);
+  if (offset + (wide ? 5 : 3) > tss.limit) return cpu.fault(TS, (tss.selector & 0xfffc) | external);
   const at = (tss.baseLo + offset) >>> 0;
   const pointer = memory.read(at, wide ? 4 : 2, 0);
   const selector = memory.read(at + (wide ? 4 : 2), 2, 0);
   if (cpu.stopped) return;
-  const stackCode = selector & 0xfffc;
-  if (stackCode === 0) return cpu.fault(TS, 0);
-  if (!readDescriptor(cpu, selector, TS)) return;
+  const error = (selector & 0xfffc) | external;
+  if ((selector & 0xfffc) === 0) return cpu.fault(TS, external);
+  if (!readDescriptor(cpu, selector, TS, false, external)) return;
   const hi = descriptorHi;
   if (
     isSystem(hi) ||
@@ -626,59 +766,90 @@ function enterInnerStack(cpu: Cpu, newCpl: number): void {
     (selector & 3) !== newCpl ||
     dplOf(hi) !== newCpl
   )
-    return cpu.fault(TS, stackCode);
-  if (!isPresent(hi)) return cpu.fault(SS_FAULT, stackCode);
+    return cpu.fault(TS, error);
+  if (!isPresent(hi)) return cpu.fault(SS_FAULT, error);
   markDescriptor(cpu, 1);
   if (cpu.stopped) return;
   fill(cpu.segments[SS], selector, descriptorLo, descriptorHi);
-  cpu.r32[2 * RSP] = pointer;
-  cpu.r32[2 * RSP + 1] = 0;
+  cpu.r64[RSP] = BigInt(pointer);
 }
 
 /** IRET. NMIs are let in again. */
 export function interruptReturn(cpu: Cpu): void {
   if (!cpu.protectedMode) return returnReal(cpu);
-  if (cpu.options.emulated && !cpu.long) return cpu.stopped ? undefined : cpu.memory.unhandled();
-  cpu.refused = cpu.options.emulated && !cpu.stopped;
+  if (cpu.options.emulated) return returnByPvm(cpu);
   const size = cpu.osize;
   if ((cpu.flags & NT) !== 0) {
-    if (cpu.long) cpu.fault(GP, 0);
+    if (longActive(cpu)) cpu.fault(GP, 0);
     else cpu.memory.unhandled();
     return;
   }
-  // pvm takes the frame from memory, or leaves the instruction refused
-  if (cpu.refused) cpu.memory.refuses = UNHANDLED;
   const target = size === 8 ? canonical(cpu.peek64()) : cpu.peek(size);
   const selector = size === 8 ? Number(cpu.peek64(8) & 0xffffn) : cpu.peek(size, size) & 0xffff;
   const flags = size === 8 ? Number(cpu.peek64(16) & 0xffff_ffffn) : cpu.peek(size, 2 * size);
   if (cpu.stopped) return;
   if (size >= 4 && (flags & VM) !== 0 && cpu.cpl === 0 && !longActive(cpu)) return cpu.memory.unhandled();
-  if (cpu.refused) {
-    // of IRETQ the whole frame at once
-    if (size === 8) cpu.peek64(24);
-    if (size === 8) cpu.peek64(32);
-    cpu.memory.refuses = RUNNING;
-    if (cpu.stopped) return;
-  }
-  if (!checkReturn(cpu, selector)) {
-    // pvm, which does it in the emulator's place, does not say which selector it was
-    if (cpu.refused && cpu.osize !== 8) cpu.memory.errorCode = 0;
-    return;
-  }
+  if (!checkReturn(cpu, selector)) return;
   const rpl = selector & 3;
   const mask = writableFlags(cpu) & (size === 2 ? 0xffff : 0xffff_ffff);
-  const { cpl } = cpu;
-  if (rpl !== cpl || cpu.long) {
+  if (rpl !== cpu.cpl || cpu.long) {
     const pointer = size === 8 ? cpu.peek64(24) : BigInt(cpu.peek(size, 3 * size));
-    const stack = size === 8 ? Number(cpu.peek64(32) & 0xffffn) : cpu.peek(size, 4 * size) & 0xffff;
+    const selectorOfStack = size === 8 ? Number(cpu.peek64(32) & 0xffffn) : cpu.peek(size, 4 * size) & 0xffff;
     if (cpu.stopped) return;
-    enterOuter(cpu, stack, pointer, rpl);
-  } else cpu.moveStack(3 * size);
-  if (cpu.stopped) return;
-  enterCode(cpu, selector, rpl, target);
+    returnWithStack(cpu, selector, target, selectorOfStack, pointer);
+  } else {
+    goTo(cpu, selector, rpl, target);
+    if (!cpu.stopped) cpu.moveStack(3 * size);
+  }
   cpu.flags = (cpu.flags & ~mask) | (flags & mask) | FLAG_FIXED;
   if (!cpu.stopped) cpu.state.nmiMasked = false;
 }
+
+/**
+ * IRET of long mode, which pvm does in the emulator's place: IRETQ alone, for others it is #GP (live 6.18). It asks for the
+ * level of both segments and for their presence, not for their types, takes the instruction pointer as it is, and leaves the
+ * data segments. Outside of long mode there is none.
+ */
+function returnByPvm(cpu: Cpu): void {
+  if (!longActive(cpu)) return cpu.stopped ? undefined : cpu.memory.unhandled();
+  cpu.refused = !cpu.stopped;
+  if ((cpu.flags & NT) !== 0) return cpu.fault(GP, 0);
+  if (cpu.osize !== 8) {
+    // the processor looks at the frame before pvm does
+    if (cpu.direct) cpu.peek(cpu.osize);
+    return cpu.fault(GP, 0);
+  }
+  // the whole frame at once, from memory, or the instruction stays refused
+  cpu.memory.refuses = UNHANDLED;
+  const target = canonical(cpu.peek64());
+  const selector = Number(cpu.peek64(8) & 0xffffn);
+  const given = Number(cpu.peek64(16) & 0xffff_ffffn);
+  const pointer = cpu.peek64(24);
+  const selectorOfStack = Number(cpu.peek64(32) & 0xffffn);
+  cpu.memory.refuses = RUNNING;
+  if (cpu.stopped) return;
+  const rpl = selector & 3;
+  const error = selector & 0xfffc;
+  if (error === 0) return cpu.fault(GP, 0);
+  if (!readDescriptor(cpu, selector, GP)) return;
+  if (rpl < cpu.cpl || dplOf(descriptorHi) !== rpl) return cpu.fault(GP, error);
+  if (!isPresent(descriptorHi)) return cpu.fault(NP, error);
+  code.keep();
+  if (!checkReturnStack(cpu, selectorOfStack, rpl)) return;
+  if ((selectorOfStack & 0xfffc) === 0) nullStack(cpu, selectorOfStack, rpl);
+  else fill(cpu.segments[SS], selectorOfStack, descriptorLo, descriptorHi);
+  const { cpl, flags } = cpu;
+  fill(cpu.segments[CS], selector, code.lo, code.hi);
+  cpu.long = (code.hi & 0x20_0000) !== 0;
+  cpu.rip = target;
+  cpu.r64[RSP] = pointer;
+  cpu.flags = flagsByPvm(given, cpl === 0 ? given : flags);
+  cpu.state.nmiMasked = false;
+}
+
+/** The flags that pvm takes from a frame or from R11: all but these, and IF where it may be. */
+export const flagsByPvm = (given: number, interrupts: number): number =>
+  ((given & ~(IOPL | RF | VM | IF)) | (interrupts & IF) | FLAG_FIXED) >>> 0;
 
 function returnReal(cpu: Cpu): void {
   const size = cpu.osize;

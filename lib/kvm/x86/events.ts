@@ -129,10 +129,14 @@ export class Events {
   }
 }
 
-/** NMIs that came as messages wait at the local APIC until the vCPU looks; those beyond the limit are one. */
+/**
+ * NMIs that came as messages wait at the local APIC until the vCPU looks; those beyond the limit are one. That one was sent
+ * is still to be looked at on the way into the guest (process_nmi leaves KVM_REQ_NMI alone; live 6.18).
+ */
 function takeNmis({ lapic, events }: X86Vcpu): void {
-  events.nmi.requested = false;
-  events.queueNmi(lapic?.nmiQueued ?? 0);
+  const sent = lapic?.nmiQueued ?? 0;
+  if (sent !== 0) events.nmi.requested = true;
+  events.queueNmi(sent);
   if (lapic !== undefined) lapic.nmiQueued = 0;
 }
 
@@ -241,6 +245,7 @@ export function loadEvents(vcpu: X86Vcpu, bytes: Uint8Array, at: number): number
   if ((flags & KVM_VCPUEVENT_VALID_NMI_PENDING) !== 0) {
     nmi.pending = 0;
     events.queueNmi(bytes[at + NMI + 1]);
+    if (nmi.pending !== 0 && vcpu.vcpu.vm.host.behaviour.nmiCountShown) nmi.requested = true;
   }
 
   if ((flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR) !== 0 && vcpu.lapic !== undefined)

@@ -386,6 +386,10 @@ export class GuestBus implements Bus {
     c32[2 * CR8] = value;
   }
 
+  allowedCr4(): number {
+    return this.#vcpu.registers.allowedCr4();
+  }
+
   fixesHypercalls(): boolean {
     return (this.#vcpu.vm.settings.disabledQuirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN) === 0;
   }

@@ -21,6 +21,12 @@ import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
+/** One that runs has no kick to wake it any more (arch/x86/kvm/x86.h:kvm_set_mp_state, 6.18). */
+export function enterState(vcpu: X86Vcpu, state: number): void {
+  if (state === KVM_MP_STATE_RUNNABLE && vcpu.lapic !== undefined) vcpu.lapic.pvUnhalted = false;
+  vcpu.mpState = state;
+}
+
 /**
  * INIT and startup IPIs that came as messages take effect: an INIT first, then a startup of a vCPU that waits for it. In
  * system management mode an INIT waits, and a startup is lost; so it is while AMD's GIF is off.
@@ -36,11 +42,11 @@ export function acceptEvents(vcpu: X86Vcpu): void {
   lapic.pendingEvents = 0;
   if ((events & EVENT_INIT) !== 0) {
     vcpu.init();
-    vcpu.mpState = vcpu.isBsp ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED;
+    enterState(vcpu, vcpu.isBsp ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_INIT_RECEIVED);
   }
   if ((events & EVENT_SIPI) !== 0 && vcpu.mpState === KVM_MP_STATE_INIT_RECEIVED) {
     vcpu.registers.startAt(lapic.sipiVector);
-    vcpu.mpState = KVM_MP_STATE_RUNNABLE;
+    enterState(vcpu, KVM_MP_STATE_RUNNABLE);
   }
 }
 
@@ -83,8 +89,7 @@ function setMpState(file: VcpuFile, user: Argument): number {
     vcpu.lapic.pendingEvents |= EVENT_SIPI;
     return 0;
   }
-  vcpu.mpState = state;
-  if (state === KVM_MP_STATE_RUNNABLE && vcpu.lapic !== undefined) vcpu.lapic.pvUnhalted = false;
+  enterState(vcpu, state);
   return 0;
 }
 

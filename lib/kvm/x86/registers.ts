@@ -265,7 +265,7 @@ export class Registers {
    * Bits that CR4 may hold: those of features that the host and the guest have (arch/x86/kvm/x86.h:__cr4_reserved_bits,
    * 6.18). Before 6.14, a vCPU whose CPUID was never set has all that the host has.
    */
-  #allowedCr4(): number {
+  allowedCr4(): number {
     const { host } = this.#vcpu.vcpu.vm;
     if (host.behaviour.cr4IgnoresCpuid) return CR4_PVM;
     const { cpuid } = this.#vcpu;
@@ -295,7 +295,7 @@ export class Registers {
       if ((word(cr4) & CR4_PAE) === 0 || (word(efer) & EFER_LMA) === 0) return false;
       if (!this.#isGuestAddress(word(cr3), word(cr3 + 4))) return false;
     } else if ((word(efer) & EFER_LMA) !== 0 || bytes[at + CS_L] !== 0) return false;
-    if ((word(cr4) & ~this.#allowedCr4()) !== 0 || word(cr4 + 4) !== 0) return false;
+    if ((word(cr4) & ~this.allowedCr4()) !== 0 || word(cr4 + 4) !== 0) return false;
     if (word(cr0 + 4) !== 0) return false;
     if (this.#vcpu.vcpu.vm.host.behaviour.sregsCheckEfer)
       if ((word(efer) & ~this.#allowedEfer()) !== 0 || word(efer + 4) !== 0) return false;

@@ -56,14 +56,14 @@ export class Delivery {
     memory.forget();
     this.#debugging.breakpoints.touched = 0;
     // only a debugger makes INT3 stop so
-    if (vector === BP_VECTOR) return this.#debugging.instruction();
+    if (vector === BP_VECTOR && !this.#emulated) return this.#debugging.instruction();
     if (vector === PAGE_FAULT) memory.storeFaultAddress();
     if (cpu.refused && this.#emulated) this.#failure.note(cpu.startLinear);
     // real mode has no error codes
     const code = cpu.state.protectedMode ? errorCode : -1;
     const byKvm = this.#emulated || finishing || DONE_BY_KVM.has(cpu.opcode);
     if (byKvm || INTERCEPTED_EXCEPTIONS.has(vector)) {
-      vcpu.events.queueException(vector, code >= 0 ? code : undefined);
+      vcpu.events.queueException(vector, errorCode >= 0 ? errorCode : undefined);
       return GO_ON;
     }
     // the processor goes to the handler itself, and KVM does not hear of it
@@ -84,6 +84,8 @@ export class Delivery {
       if (exception.pending && exception.vector === DB_VECTOR) state.c32[2 * DR7] &= ~DR7_GD;
       exception.pending = false;
       exception.injected = false;
+      // the code is there until the exception is delivered in real mode (kvm_inject_exception, 6.18)
+      exception.hasErrorCode &&= state.protectedMode;
       return this.#deliver(exception.vector, "exception", exception.hasErrorCode ? exception.errorCode : -1);
     }
     if (nmi.injected) {

@@ -35,12 +35,12 @@ export class EmulationFailure {
   refused(): number {
     const cpu = this.#cpu;
     if (this.#emulated && cpu.user !== 0 && !cpu.long && !this.#vcpu.vm.settings.exitOnEmulationFailure) {
-      this.note(cpu.codeAddress());
+      this.note(cpu.startLinear);
       this.#vcpu.events.queueException(UD);
       return GO_ON;
     }
     if (!this.#emulated && this.#instructionBytes(cpu.codeAddress()) === 0) return this.#fetchedNothing();
-    return this.exit();
+    return this.exit(cpu.startLinear);
   }
 
   /** The emulator had written down its failure before the flavour helped: the page shows it, and there is no exit. */
@@ -52,8 +52,8 @@ export class EmulationFailure {
   }
 
   /** KVM_EXIT_INTERNAL_ERROR with the bytes of the instruction (prepare_emulation_failure_exit). */
-  exit(): number {
-    const length = this.#instructionBytes(this.#cpu.codeAddress());
+  exit(address = this.#cpu.codeAddress()): number {
+    const length = this.#instructionBytes(address);
     this.#page.emulationFailure(this.#instruction, length, this.#emulated ? PVM_EXIT_INFO : 0);
     return 0;
   }

@@ -14,34 +14,35 @@ import {
   KVM_MP_STATE_RUNNABLE,
   KVM_MP_STATE_UNINITIALIZED,
 } from "../../abi/kvm.ts";
-import { type CpuState, IF, RFLAGS } from "../../hardware/x86/state.ts";
+import type { Cpu } from "../../hardware/x86/cpu.ts";
+import { IF, RFLAGS } from "../../hardware/x86/state.ts";
 import { ASLEEP } from "../../kernel/long-call.ts";
 import { hasInterrupt } from "./guest-interrupts.ts";
 import type { GuestPolicy } from "./guest-policy.ts";
-import { acceptEvents } from "./mp-state.ts";
+import { loadRegisters, storeRegisters } from "./guest-registers.ts";
+import { acceptEvents, enterState } from "./mp-state.ts";
 import { GO_ON, type RunPage } from "./run-page.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 export class Sleep {
   readonly #vcpu: X86Vcpu;
-  readonly #state: CpuState;
+  readonly #cpu: Cpu;
   readonly #page: RunPage;
   readonly #policy: GuestPolicy;
   /** whether the present run may answer ASLEEP */
   patient = false;
 
-  constructor(vcpu: X86Vcpu, state: CpuState, page: RunPage, policy: GuestPolicy) {
+  constructor(vcpu: X86Vcpu, cpu: Cpu, page: RunPage, policy: GuestPolicy) {
     this.#vcpu = vcpu;
-    this.#state = state;
+    this.#cpu = cpu;
     this.#page = page;
     this.#policy = policy;
   }
 
-  /** A vCPU that waits for INIT and SIPI: EAGAIN once they came. */
+  /** A vCPU that waits for INIT and SIPI: EAGAIN once they came, or whatever else would wake it (live 6.18). */
   waitForStart(): number {
     const vcpu = this.#vcpu;
-    const { lapic } = vcpu;
-    const slept = this.#sleep(() => lapic !== undefined && lapic.pendingEvents !== 0);
+    const slept = this.#sleep(() => this.runnable);
     if (slept === ASLEEP) return ASLEEP;
     if (slept === GO_ON && !vcpu.vcpu.interrupted) {
       acceptEvents(vcpu);
@@ -60,10 +61,20 @@ export class Sleep {
       return this.runnable;
     });
     if (slept !== GO_ON) return slept;
-    acceptEvents(vcpu);
-    if (lapic !== undefined) lapic.pvUnhalted = false;
-    if (vcpu.mpState !== KVM_MP_STATE_INIT_RECEIVED) vcpu.mpState = KVM_MP_STATE_RUNNABLE;
+    this.acceptStarts();
+    if (vcpu.mpState !== KVM_MP_STATE_INIT_RECEIVED) enterState(vcpu, KVM_MP_STATE_RUNNABLE);
     return GO_ON;
+  }
+
+  /** INIT and startup IPIs take effect on the registers that the guest runs with. */
+  acceptStarts(): void {
+    const vcpu = this.#vcpu;
+    const { state, memory } = this.#cpu;
+    if (vcpu.lapic === undefined || vcpu.lapic.pendingEvents === 0) return;
+    storeRegisters(state, vcpu);
+    acceptEvents(vcpu);
+    loadRegisters(state, vcpu);
+    memory.flush();
   }
 
   /** HLT: an exit where user space halts, else the vCPU lies down. */
@@ -78,15 +89,14 @@ export class Sleep {
 
   /** kvm_arch_vcpu_runnable */
   get runnable(): boolean {
-    const { lapic, events, mpState } = this.#vcpu;
-    if (lapic !== undefined && lapic.pendingEvents !== 0)
-      return mpState !== KVM_MP_STATE_INIT_RECEIVED || (lapic.pendingEvents & 2) !== 0;
+    const { lapic, events, mpState, gif } = this.#vcpu;
+    if (lapic !== undefined && lapic.pendingEvents !== 0 && !events.smi.smm && gif) return true;
     if (mpState === KVM_MP_STATE_INIT_RECEIVED) return false;
     if (events.exception.pending || events.tripleFault || lapic?.pvUnhalted === true) return true;
     // an NMI that has just been sent wakes, masked or not: it is looked at on the way into the guest (KVM_REQ_NMI)
     if (events.nmi.requested || (lapic !== undefined && lapic.nmiQueued !== 0)) return true;
-    if (events.nmi.pending !== 0 && !this.#state.nmiMasked) return true;
-    if ((this.#state.r32[2 * RFLAGS] & IF) === 0) return false;
+    if (events.nmi.pending !== 0 && !this.#cpu.state.nmiMasked) return true;
+    if ((this.#cpu.state.r32[2 * RFLAGS] & IF) === 0) return false;
     return events.interrupt.injected || hasInterrupt(this.#vcpu);
   }
 
@@ -126,7 +136,7 @@ export class Sleep {
     const { mpState } = this.#vcpu;
     if (mpState === KVM_MP_STATE_UNINITIALIZED) return `vCPU ${id} waits for INIT and SIPI`;
     if (mpState === KVM_MP_STATE_INIT_RECEIVED) return `vCPU ${id} waits for a SIPI`;
-    const closed = (this.#state.r32[2 * RFLAGS] & IF) === 0;
+    const closed = (this.#cpu.state.r32[2 * RFLAGS] & IF) === 0;
     return `vCPU ${id} halted, interrupts ${closed ? "off" : "on"}`;
   }
 }

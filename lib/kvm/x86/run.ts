@@ -38,7 +38,6 @@ import { hasInterrupt } from "./guest-interrupts.ts";
 import { type GuestPolicy, guestPolicy } from "./guest-policy.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
 import { INTERCEPTED, PORT_STRINGS } from "./intercepts.ts";
-import { acceptEvents } from "./mp-state.ts";
 import { Debugging, DR6_BS } from "./run-debug.ts";
 import { Delivery } from "./run-delivery.ts";
 import { EmulationFailure } from "./run-emulation-failure.ts";
@@ -105,7 +104,7 @@ export class Runner {
       pagingIsLong: pagingOnlyInLongMode,
     });
     this.#bus.cpu = this.cpu;
-    this.#sleep = new Sleep(vcpu, this.cpu.state, this.#page, this.#policy);
+    this.#sleep = new Sleep(vcpu, this.cpu, this.#page, this.#policy);
     this.#failure = new EmulationFailure(vcpu, this.cpu, this.#page);
     this.#debugging = new Debugging(vcpu, this.cpu, this.#page);
     this.#delivery = new Delivery(vcpu, this.cpu, this.#debugging, this.#failure);
@@ -123,7 +122,10 @@ export class Runner {
     this.#budget = this.#policy.budget;
     bytes[FLAGS] = bytes[FLAGS + 1] = 0;
     this.#starting = vcpu.mpState === KVM_MP_STATE_UNINITIALIZED;
-    if (this.#starting) return this.#leave(this.#leavesAtOnce ? -EINTR : this.#sleep.waitForStart());
+    if (this.#starting) {
+      loadRegisters(this.cpu.state, vcpu);
+      return this.#leave(this.#leavesAtOnce ? -EINTR : this.#sleep.waitForStart());
+    }
     if (unknownRegisters(vcpu, bytes, VALID_REGS) || unknownRegisters(vcpu, bytes, DIRTY_REGS))
       return this.#save(-EINVAL);
     if (load32(bytes, DIRTY_REGS) !== 0) {
@@ -255,10 +257,7 @@ export class Runner {
     }
     if (lapic !== undefined) {
       if (lapic.pendingEvents !== 0) {
-        storeRegisters(this.cpu.state, vcpu);
-        acceptEvents(vcpu);
-        loadRegisters(this.cpu.state, vcpu);
-        this.cpu.memory.flush();
+        this.#sleep.acceptStarts();
         if (vcpu.mpState !== KVM_MP_STATE_RUNNABLE) return 1;
       }
       lapic.eventRequested = false;
@@ -346,14 +345,16 @@ export class Runner {
     const { cpu } = this;
     const { memory } = cpu;
     const vcpu = this.#vcpu;
-    if (cpu.refused && this.#emulated) this.#failure.note(cpu.startLinear);
+    const helped = cpu.refused && this.#emulated;
+    if (helped) this.#failure.note(cpu.startLinear);
     if (cpu.halted) this.#haltRequested = true;
     if (PORT_STRINGS.has(cpu.opcode)) this.#debugging.flagsWritten();
     if (memory.postedCount !== 0) {
       this.#debugging.flagsWritten();
       return this.#exits.post();
     }
-    const steps = this.#trap || (this.#emulated && vcpu.debug.singleSteps);
+    // what pvm does in the emulator's place ends without a trap, the guest's or a debugger's (live 6.18)
+    const steps = helped ? false : this.#trap || (this.#emulated && vcpu.debug.singleSteps);
     // MOV SS and POP SS hold back a trap; that of a step is lost (SDM volume 3, 6.8.3)
     if (!this.#emulated && cpu.state.shadow === SHADOW_MOV_SS) return -1;
     const cause = this.#debugging.breakpoints.touched | (steps ? DR6_BS : 0);

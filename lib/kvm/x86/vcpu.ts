@@ -131,6 +131,8 @@ export class X86Vcpu implements VcpuArch {
     const { lapic } = this;
     if (lapic !== undefined) {
       lapic.reset(true);
+      // an NMI is lost, that one was sent is not
+      if (lapic.nmiQueued !== 0) this.events.nmi.requested = true;
       lapic.nmiQueued = 0;
       this.lapicClock!.follow();
     }

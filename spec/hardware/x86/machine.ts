@@ -71,6 +71,10 @@ export class TestBus implements Bus {
     return 0;
   }
   writeCr8(): void {}
+  allowedCr4(): number {
+    return 0x0077_1fff;
+  }
+
   fixesHypercalls(): boolean {
     return true;
   }

@@ -13,10 +13,10 @@ const folder = new URL("../../../fixtures/guests/", import.meta.url);
 const SLICE = 50;
 
 describe.each([
-  ["system", 2400, 22],
-  ["any", 1600, 1],
-  ["vector", 600, 4],
-] as const)("instructions: %s", (kind, count, different) => {
+  ["system", 2400],
+  ["any", 1600],
+  ["vector", 600],
+] as const)("instructions: %s", (kind, count) => {
   const recorded: (Program & Outcome)[] = gunzipSync(
     readFileSync(new URL(`x86_64-6.18-pvm-${kind}.jsonl.gz`, folder)),
   )
@@ -25,24 +25,17 @@ describe.each([
     .split("\n")
     .slice(1)
     .map((line) => JSON.parse(line));
-  /** Numbers of programs that end differently still. */
-  const open: number[] = JSON.parse(
-    readFileSync(new URL(`x86_64-6.18-pvm-${kind}-open.json`, folder), "utf8"),
-  ).programs;
 
-  test(`${count} programs, ${different} end differently`, () =>
-    expect([recorded.length, open.length]).toEqual([count, different]));
+  test(`${count} programs`, () => expect(recorded.length).toBe(count));
 
-  test.each(Array.from({ length: Math.ceil(count / SLICE) }, (_, i) => i * SLICE))(
-    "programs from %d on",
-    (from) => {
-      recorded.slice(from, from + SLICE).forEach((program, i) => {
-        const { code } = program;
-        const ours = { code, ...play(new Machine(defaultProfile).process(), program) };
-        const kernel = { code, runs: program.runs, memory: program.memory };
-        if (open.includes(from + i)) expect(ours).not.toEqual(kernel);
-        else expect(ours).toEqual(kernel);
+  test.each(Array.from({ length: count / SLICE }, (_, i) => i * SLICE))("programs from %d on", (from) => {
+    for (const program of recorded.slice(from, from + SLICE)) {
+      const { code } = program;
+      expect({ code, ...play(new Machine(defaultProfile).process(), program) }).toEqual({
+        code,
+        runs: program.runs,
+        memory: program.memory,
       });
-    },
-  );
+    }
+  });
 });
