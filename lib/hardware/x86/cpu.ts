@@ -8,9 +8,13 @@
  *
  * `step` runs one instruction, or one round of a repeated one. An instruction that stops (see memory.ts) leaves
  * registers and flags as they were: nothing is written to a register once `stop` is set, and flags and RSP, which
- * instructions change before their last access, are put back. Not put back, and not judged by a real kernel yet: SS and
- * the data segments where IRET or RETF to an outer ring faults at its target, SS where a push to the inner stack of a
- * handler faults. Nor does SYSEXIT to 64 bits ask whether its target is canonical.
+ * instructions change before their last access, are put back; IRET, RETF and what goes to a handler check everything
+ * before they change a segment register. Where Linux's emulator leaves something behind, so does this one.
+ *
+ * Under pvm the emulator runs all code but that of CPL 3 in 64-bit mode (`direct`): the processor runs that, and the
+ * emulator only what faults there. Missing of it: LAR, LSL, VERR and VERW by the host's descriptors, XGETBV, loads of the
+ * host's own selectors, the processor number of RDTSCP, TF at SYSCALL. Not judged by a real kernel: limits of code and
+ * stacks, and targets that are not canonical, for processors other than pvm's; they are the manual's.
  */
 import { Alu } from "./alu.ts";
 import type { Bus } from "./bus.ts";
