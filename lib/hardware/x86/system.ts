@@ -527,7 +527,8 @@ export function systemEnter(cpu: Cpu): void {
   cpu.endFetch();
   const { c32, c64 } = cpu.state;
   // KVM does it for a processor of AMD's, which has none in long mode (live 6.18; 7.2)
-  if (cpu.long && !cpu.options.intel) return cpu.direct ? cpu.refuse() : cpu.unknown();
+  if (cpu.long && !cpu.options.intel)
+    return cpu.direct ? cpu.refuse() : cpu.user !== 0 ? cpu.undefinedOpcode() : cpu.unknown();
   if (!cpu.protectedMode || (c32[2 * SYSENTER_CS] & 0xfffc) === 0) return cpu.fault(GP, 0);
   if (cpu.stopped) return;
   const long = cpu.state.longMode;

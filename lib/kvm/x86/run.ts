@@ -102,6 +102,7 @@ export class Runner {
       portRestarts: !this.#emulated,
       hypercall: vm.host.flavour === "svm" ? 0xd9 : 0xc1,
       pagingIsLong: pagingOnlyInLongMode,
+      intel: vm.host.flavour === "vmx",
     });
     this.#bus.cpu = this.cpu;
     this.#sleep = new Sleep(vcpu, this.cpu, this.#page, this.#policy);
