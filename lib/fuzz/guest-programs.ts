@@ -1,11 +1,12 @@
 /**
- * Programs that run guests, of four kinds:
+ * Programs that run guests, of five kinds:
  *
  * - `code`: random machine code in every mode, with exits answered at random;
  * - `accesses`: plain accesses, made machine code, to everything that answers them: memory of every sort, ioeventfds,
  *   coalesced zones, interrupt controllers;
  * - `interrupts`: a guest that programs its interrupt controllers and handles interrupts, and a VMM that sends them
  *   between the KVM_RUNs in every way there is;
+ * - `processors`: two or three processors that start and interrupt each other (guest-processors.ts); asked for by name, too;
  * - `bytes`: bytes by chance as machine code. It is no part of a campaign unless it is asked for: what is outside of the
  *   documented subset comes up in it.
  */
@@ -37,6 +38,7 @@ import {
   tables,
   vm,
 } from "./guest-machine.ts";
+import { processorProgram } from "./guest-processors.ts";
 import { GUEST_RAM, GUEST_ROM } from "./guest-run.ts";
 import { opensKvm } from "./interpreter.ts";
 import type { Operation, Part, Program } from "./program.ts";
@@ -44,7 +46,7 @@ import { onVm, pit, splitIrqchip } from "./programs.ts";
 import { Random } from "./random.ts";
 import { hexValue } from "./values.ts";
 
-export const guestKinds = ["code", "accesses", "interrupts", "bytes"] as const;
+export const guestKinds = ["code", "accesses", "interrupts", "processors", "bytes"] as const;
 /** The kinds of a campaign that names none. */
 export const usualGuests = ["code", "accesses", "interrupts"] as const;
 export type GuestKind = (typeof guestKinds)[number];
@@ -72,6 +74,8 @@ export function guestProgram(random: Random, kinds: readonly GuestKind[]): Progr
       return accessProgram(random);
     case "interrupts":
       return interruptProgram(random);
+    case "processors":
+      return processorProgram(random);
   }
 }
 
