@@ -25,7 +25,7 @@ export async function serveCommand(
   input: AsyncIterable<string> = createInterface({ input: process.stdin }),
 ): Promise<number> {
   const header = headerOf(options);
-  const answers = new Answers(header);
+  const answers = hostOf(header, options);
   if (options.bare !== true) output.print(JSON.stringify(header));
   let refused = 0;
   for await (const question of input) {
@@ -35,6 +35,15 @@ export async function serveCommand(
     output.print(JSON.stringify(answer));
   }
   return refused === 0 ? 0 : 1;
+}
+
+/** A header can be well-formed and describe no host: a device with an address that is none, say. */
+function hostOf(header: TraceHeader, { like }: ServeOptions): Answers {
+  try {
+    return new Answers(header);
+  } catch (error) {
+    throw new UsageError(`${like}: no host can be built from it: ${(error as Error).message}`);
+  }
 }
 
 function headerOf({ host, like }: ServeOptions): TraceHeader {

@@ -147,6 +147,15 @@ describe("fake-kvm serve", () => {
     expect(out.map((line) => JSON.parse(line).errno)).toEqual(["ENOENT"]);
   });
 
+  test("the header of no host", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "serve-"));
+    const like = join(folder, "host.jsonl");
+    const pci = [{ bdf: "0000:00:01.0", class: 5 }] as never; // a class is text
+    writeTrace(like, { header: { ...header, host: { modules: ["vfio"] }, pci, devices: [] }, lines: [] });
+    await expect(served([], { host: "", like })).rejects.toThrow(`${like}: no host can be built from it: `);
+    rmSync(folder, { recursive: true });
+  });
+
   test("what is no question: exit code 1; a host that there is not: refused", async () => {
     expect((await served(["?"])).code).toBe(1);
     await expect(served([], { host: "vax" })).rejects.toThrow('no host "vax": x86_64_6_18_pvm');
