@@ -2,8 +2,9 @@
  * The little of the FPU and the vector registers that firmware and memory copies need: FNSTCW, FNSTSW, FNINIT, FLDCW, and
  * FXSAVE, FXRSTOR, moves of MMX and XMM registers to and from memory (those that arch/x86/kvm/emulate.c knows, 6.1). The registers are
  * the bytes of an FXSAVE area: FCW u16 @0, FSW u16 @2, FTW u8 @4, MXCSR u32 @24, ST0… @32, XMM0… @160; which components
- * are in use stands at 512.
+ * are in use stands at 512. A component that is not in use is in its initial state, whatever its bytes say.
  */
+import { load16, store16, store32 } from "../../abi/struct.ts";
 import type { Cpu } from "./cpu.ts";
 import { GP, NM, NO_CODE, READ, UD, WRITE } from "./memory.ts";
 import { CR0, CR0_EM, CR0_TS, CR4, CR4_OSFXSR } from "./state.ts";
@@ -17,6 +18,23 @@ const IN_USE = 512;
 const RESET_FCW = 0x37f;
 const X87 = 1;
 const SSE = 2;
+const YMM = 4;
+const MXCSR = 24;
+const RESET_MXCSR = 0x1f80;
+
+/** Makes a component used: the first use finds it in its initial state. */
+function use(area: Uint8Array, component: number): void {
+  const used = area[IN_USE];
+  area[IN_USE] |= component;
+  if ((used & component) !== 0) return;
+  if (component === X87) {
+    area.fill(0, 0, MXCSR).fill(0, ST, XMM);
+    store16(area, FCW, RESET_FCW);
+  } else {
+    area.fill(0, XMM, XMM + 256);
+    if ((used & YMM) === 0) store32(area, MXCSR, RESET_MXCSR);
+  }
+}
 
 /** D9, DB, DD */
 export function floatingPoint(cpu: Cpu, opcode: number): void {
@@ -31,14 +49,15 @@ export function floatingPoint(cpu: Cpu, opcode: number): void {
   if (cpu.stopped) return;
   const area = cpu.bus.fpuArea();
   if (initialises) {
-    area[FCW] = RESET_FCW & 0xff;
-    area[FCW + 1] = RESET_FCW >> 8;
-    area[FSW] = area[FSW + 1] = area[FTW] = 0;
-    area[IN_USE] |= X87;
+    use(area, X87);
+    store16(area, FCW, RESET_FCW);
+    store16(area, FSW, 0);
+    area[FTW] = 0;
     return;
   }
-  const at = opcode === 0xd9 ? FCW : FSW;
-  cpu.setRm(2, area[at] | (area[at + 1] << 8));
+  const initial = (area[IN_USE] & X87) === 0;
+  if (opcode === 0xd9) cpu.setRm(2, initial ? RESET_FCW : load16(area, FCW));
+  else cpu.setRm(2, initial ? 0 : load16(area, FSW));
 }
 
 /** Whether SSE instructions may be used; raises #UD or #NM. */
@@ -69,8 +88,8 @@ export function moveVector(cpu: Cpu, opcode: number): void {
   if (!usable(cpu)) return;
   const toRegister = opcode === 0x10 || opcode === 0x28 || opcode === 0x6f;
   const area = cpu.bus.fpuArea();
-  area[IN_USE] |= SSE;
   const register = XMM + 16 * cpu.reg;
+  if (cpu.mod === 3 || !toRegister) use(area, SSE);
   if (cpu.mod === 3) {
     const other = XMM + 16 * cpu.rm;
     if (toRegister) area.copyWithin(register, other, other + 16);
@@ -83,6 +102,7 @@ export function moveVector(cpu: Cpu, opcode: number): void {
   const { memory } = cpu;
   if (!toRegister) return memory.writeBytes(address, area, register, 16, cpu.user);
   if (!memory.readBytes(address, 16, cpu.user)) return;
+  use(area, SSE);
   area.set(memory.data, register);
   if (cpu.options.emulated) memory.keepBytes(16);
 }
@@ -98,6 +118,7 @@ function moveMmx(cpu: Cpu, toRegister: boolean): void {
   const register = ST + 16 * (cpu.reg & 7);
   const { memory } = cpu;
   let changed = register;
+  if (cpu.mod === 3 || !toRegister) use(area, X87);
   if (cpu.mod === 3) {
     const other = ST + 16 * (cpu.rm & 7);
     changed = toRegister ? register : other;
@@ -111,7 +132,8 @@ function moveMmx(cpu: Cpu, toRegister: boolean): void {
       return useMmx(cpu, area);
     }
     if (!memory.readBytes(address, 8, cpu.user)) return;
-    if (cpu.options.emulated) memory.keepBytes(8);
+    if (cpu.emulated) memory.keepBytes(8);
+    use(area, X87);
     area.set(memory.data.subarray(0, 8), register);
   }
   // exponent and sign of what MMX writes are ones
@@ -121,15 +143,14 @@ function moveMmx(cpu: Cpu, toRegister: boolean): void {
 
 /** After an MMX instruction every register of the FPU is in use. */
 function useMmx(cpu: Cpu, area: Uint8Array): void {
-  if (cpu.stopped) return;
-  area[FTW] = 0xff;
-  area[IN_USE] |= X87;
+  if (!cpu.stopped) area[FTW] = 0xff;
 }
 
 const SAVED = 416;
 const SAVED_WITHOUT_LONG = 288;
 const FXSR = 1 << 24;
 const leaf = new Uint32Array(4);
+const saved = new Uint8Array(IN_USE + 1);
 
 /** FXSAVE and FXRSTOR, for processors whose CPUID has them: 512 bytes, of which the last 96 are not touched. */
 export function saveState(cpu: Cpu, restores: boolean): void {
@@ -143,9 +164,22 @@ export function saveState(cpu: Cpu, restores: boolean): void {
   const { memory } = cpu;
   const area = cpu.bus.fpuArea();
   cpu.needsMemory();
-  for (let at = 0; at < size && !cpu.stopped; at += 16) {
-    if (!restores) memory.writeBytes(address + at, area, at, 16, cpu.user);
-    else if (memory.readBytes(address + at, 16, cpu.user)) area.set(memory.data, at);
+  if (restores) {
+    for (let at = 0; at < size; at += 16) {
+      if (!memory.readBytes(address + at, 16, cpu.user)) return;
+      saved.set(memory.data.subarray(0, 16), at);
+    }
+    if (load16(saved, MXCSR + 2) !== 0) return cpu.fault(GP, 0);
+    use(area, X87);
+    use(area, SSE);
+    area.set(saved.subarray(0, MXCSR + 4));
+    area.set(saved.subarray(ST, size), ST);
+    return;
   }
-  if (restores) area[IN_USE] |= X87 | SSE;
+  saved.set(area.subarray(0, SAVED));
+  saved[IN_USE] = area[IN_USE];
+  use(saved, X87);
+  use(saved, SSE);
+  for (let at = 0; at < size && !cpu.stopped; at += 16)
+    memory.writeBytes(address + at, saved, at, 16, cpu.user);
 }
