@@ -8,6 +8,7 @@ export * from "./device-attributes.ts";
 export * from "./errno.ts";
 export * from "./eventfd.ts";
 export * from "./fcntl.ts";
+export * from "./hex.ts";
 export * from "./ioctl.ts";
 export * from "./iommufd.ts";
 export * from "./kvm.ts";

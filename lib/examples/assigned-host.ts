@@ -1,4 +1,5 @@
 /** A host with one PCI device that can be given away: three MSI-X vectors, INTx, and the resets that are asked for. */
+import { toHex } from "../abi/hex.ts";
 import type { PciDevice, ResetMethod } from "../hardware/pci-device.ts";
 import { pciImage } from "../hardware/pci-image.ts";
 import type { Process } from "../kernel/process.ts";
@@ -68,7 +69,7 @@ export function describeDevice({ address, device, group, irq, size, msix, resets
     class: "0x00ff00",
     group,
     driver: "vfio-pci",
-    config: [...config].map((byte) => byte.toString(16).padStart(2, "0")).join(""),
+    config: toHex(config),
     config_size: config.length,
     bars: [{ ...bar, "64bit": false }],
     reset_methods: resets,

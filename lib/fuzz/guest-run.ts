@@ -7,7 +7,9 @@
  * is compared. A vCPU that sleeps is stopped where it is, and the program goes on. In a storm of interrupts a vCPU sleeps now
  * and then (KVM lets it, for 10 ms after 10,000 of them), so a real one may be found asleep where the fake runs on.
  */
+
 import { EAGAIN, EINTR } from "../abi/errno.ts";
+import { fromHex } from "../abi/hex.ts";
 import {
   KVM_EXIT_DEBUG,
   KVM_EXIT_IO,
@@ -22,7 +24,7 @@ import {
   KVM_RUN,
 } from "../abi/kvm.ts";
 import { load32 } from "../abi/struct.ts";
-import { fromHex, type Run, type Step } from "./interpreter.ts";
+import type { Run, Step } from "./interpreter.ts";
 import type { Operation } from "./program.ts";
 import { readBack } from "./read-back.ts";
 

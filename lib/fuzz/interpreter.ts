@@ -7,6 +7,7 @@
  *
  * KVM_RUN is an operation of its own (guest-run.ts): as a plain request it is not made.
  */
+import { fromHex } from "../abi/hex.ts";
 import {
   KVM_CREATE_DEVICE,
   KVM_IRQFD,
@@ -395,18 +396,6 @@ const mayWrite = (run: Run, fd: number, bytes: Uint8Array): boolean =>
   nonBlocking(run, fd) ||
   bytes.length !== 8 ||
   (ready(run, fd, POLLOUT) && bytes[0] <= 1 && bytes.subarray(1).every((byte) => byte === 0));
-
-/** Bytes from hex. */
-export function fromHex(hex: string): Uint8Array {
-  const bytes = new Uint8Array(hex.length >> 1);
-  for (let i = 0; i < bytes.length; i++) bytes[i] = (digit(hex, 2 * i) << 4) | digit(hex, 2 * i + 1);
-  return bytes;
-}
-
-const digit = (hex: string, at: number): number => {
-  const code = hex.charCodeAt(at);
-  return code < 0x3a ? code - 0x30 : code - 0x57;
-};
 
 /** Whether a program begins with the usual: /dev/kvm. */
 export const opensKvm: Operation = { op: "open", path: "/dev/kvm", flags: O_RDWR };

@@ -2,6 +2,7 @@
  * Facts about a host as a trace's header writes them, and the facts of hosts that are known by release and flavour: a
  * header that tells nothing of its processor gets those.
  */
+import { fromHex } from "../abi/hex.ts";
 import { load32 } from "../abi/struct.ts";
 import type { ArmRegister, HostFacts, NativeCpuid } from "../kvm/host.ts";
 import {
@@ -93,12 +94,6 @@ function armRegistersOf(table: string): readonly ArmRegister[] {
     armTables.set(table, found);
   }
   return found;
-}
-
-function fromHex(hex: string): Uint8Array {
-  const bytes = new Uint8Array(hex.length / 2);
-  for (let i = 0; i < bytes.length; i++) bytes[i] = Number.parseInt(hex.slice(2 * i, 2 * i + 2), 16);
-  return bytes;
 }
 
 function words(hex: string): number[] {

@@ -2,6 +2,7 @@
  * Hosts that traces were recorded on and whose headers name the machine, but not its devices: the emulated machines of
  * the arm64 and POWER recordings, each with one `edu` device bound to vfio-pci.
  */
+import { toHex } from "../abi/hex.ts";
 import type { IommuDescription, VfioDeviceDescription } from "../vfio/host.ts";
 import type { Profile } from "./profile.ts";
 
@@ -56,7 +57,7 @@ function edu({ bdf, group, command, address, line, resets, bigEndian = false }: 
     intx: "A",
     msi: { cap: 0x40, vectors: 1, "64bit": true, maskable: false },
     caps: [[5, 0x40]],
-    config: [...config].map((byte) => byte.toString(16).padStart(2, "0")).join(""),
+    config: toHex(config),
     reset_methods: [...resets],
     irq: line,
     vfio_dev: "vfio0",

@@ -1,4 +1,5 @@
 /** The PCI devices of a profile as hardware: configuration, BARs, models by vendor and device, wired to the host. */
+import { fromHex } from "../abi/hex.ts";
 import {
   PCI_CAP_ID_EXP,
   PCI_CAP_ID_PM,
@@ -189,10 +190,7 @@ function remappingOf({ host }: Profile, behaviour: InterruptBehaviour): Interrup
 
 /** The configuration space that a profile gives; without one, its ids alone. */
 function imageOf({ config, config_size: size, vendor, device }: DeviceDescription): Uint8Array {
-  if (config !== undefined)
-    return Uint8Array.from({ length: config.length / 2 }, (_, i) =>
-      Number.parseInt(config.slice(2 * i, 2 * i + 2), 16),
-    );
+  if (config !== undefined) return fromHex(config);
   const bytes = new Uint8Array(size ?? 256);
   new DataView(bytes.buffer).setUint16(0, Number(vendor), true);
   new DataView(bytes.buffer).setUint16(2, Number(device), true);

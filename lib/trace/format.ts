@@ -12,6 +12,8 @@
 
 import type { ArchName } from "../machine/profile.ts";
 
+export { fromHex, toHex } from "../abi/hex.ts";
+
 /** A PCI device bound to vfio-pci; more keys than these are kept as they are. */
 export interface TraceDevice {
   bdf: string;
@@ -506,17 +508,6 @@ export function parseTrace(source: string, name: string): Trace {
 /** The text of a trace: one JSON object a line. */
 export const formatTrace = ({ header, lines }: Pick<Trace, "header" | "lines">): string =>
   [header, ...lines].map((value) => `${JSON.stringify(value)}\n`).join("");
-
-/** Bytes from hex. */
-export function fromHex(hex: string): Uint8Array {
-  const bytes = new Uint8Array(hex.length / 2);
-  for (let i = 0; i < bytes.length; i++) bytes[i] = Number.parseInt(hex.slice(2 * i, 2 * i + 2), 16);
-  return bytes;
-}
-
-/** Hex of bytes. */
-export const toHex = (bytes: Uint8Array): string =>
-  Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** A plain number where it is exact, a bigint above 2^53. */
 export function fromHexNumber(hex: string): number | bigint {

@@ -2,6 +2,7 @@
  * The bytes of an ioctl's argument as fields: the head struct, then as many elements of the tail as there is room.
  * Feeds the printer, the reports of differences, and the search for descriptors.
  */
+import { toHex } from "../abi/hex.ts";
 import type { Request } from "../abi/ioctl.ts";
 import { placesOf } from "../abi/places.ts";
 import { type FieldType, load16, load32, load64, type StructType } from "../abi/struct.ts";
@@ -109,7 +110,7 @@ export function printField(field: FieldType, bytes: Uint8Array, at: number): str
   if (field.kind === "bytes") {
     const part = bytes.subarray(at, at + field.size);
     if (part.every((byte) => byte === 0)) return "0";
-    return `"${Array.from(part, (byte) => byte.toString(16).padStart(2, "0")).join("")}"`;
+    return `"${toHex(part)}"`;
   }
   if (field.kind === "pointer") {
     const address = load64(bytes, at);

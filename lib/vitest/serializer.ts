@@ -2,6 +2,7 @@
  * Snapshots that read: a struct as strace prints it (`{gsi=24, flags=0}`), a trace or a recording as its calls, one a
  * line. For `expect.addSnapshotSerializer`.
  */
+import { toHex } from "../abi/hex.ts";
 import type { TraceHeader, TraceLine } from "../trace/format.ts";
 import { printNumber } from "../trace/layout.ts";
 import { Strace } from "../trace/strace.ts";
@@ -74,10 +75,7 @@ export function printStruct(view: object, only?: string): string {
 
 function printValue(value: unknown): string {
   if (typeof value === "number" || typeof value === "bigint") return printNumber(value);
-  if (value instanceof Uint8Array)
-    return value.every((byte) => byte === 0)
-      ? "0"
-      : `"${Array.from(value, (byte) => byte.toString(16).padStart(2, "0")).join("")}"`;
+  if (value instanceof Uint8Array) return value.every((byte) => byte === 0) ? "0" : `"${toHex(value)}"`;
   if (Array.isArray(value)) return `[${value.map(printValue).join(", ")}]`;
   if (isStruct(value)) return printStruct(value);
   if (typeof value === "object" && value !== null)

@@ -2,6 +2,7 @@
  * A PCI device on a host with VFIO, opened: what VMM code that is explored does its VFIO calls on. The device has INTx
  * (pin A), one MSI message that cannot be masked, and MSI-X.
  */
+import { toHex } from "../../abi/hex.ts";
 import { store32 } from "../../abi/struct.ts";
 import {
   VFIO_DEVICE_SET_IRQS,
@@ -43,7 +44,7 @@ export function hostWithDevice(vectors: number, host: Readonly<Record<string, un
     ...listed,
     irq: 20,
     bars: [{ index: 0, size: BAR.size, type: "mem", "64bit": false, prefetchable: false }],
-    config: Array.from(config, (byte) => byte.toString(16).padStart(2, "0")).join(""),
+    config: toHex(config),
   };
   return {
     ...defaultProfile,
