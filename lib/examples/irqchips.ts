@@ -346,6 +346,7 @@ export const sharedGsi = (resample: boolean): Program => ({
         });
         yield* step("its handler serves the second device", () => void (wants.second = false));
         yield* step("the guest ends the interrupt", () => {
+          arch.vm.irqchip!.scan(lapic);
           lapic.eoi();
           sendIoapicEoi(arch);
         });

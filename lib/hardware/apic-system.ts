@@ -51,6 +51,8 @@ export class ApicSystem {
   mapOnline: number;
   /** `settings.x2apicFormat` as it was when the map was due: switching it on later does not change the map */
   mapX2apicFormat: boolean;
+  /** Rises whenever every LAPIC has to work out anew which EOIs it reports (eoi-reports.ts). */
+  scans: number;
   /** LAPICs that are on the bus. */
   online: number;
   /** LAPICs whose LINT0 takes NMIs: the PIT asks before it looks for them (kvm_arch.vapics_in_nmi_mode). */
@@ -80,6 +82,7 @@ export class ApicSystem {
     this.mapStale = false;
     this.mapOnline = 0;
     this.mapX2apicFormat = false;
+    this.scans = 0;
     this.online = 0;
     this.lapicsInNmiMode = 0;
     this.kicked = [];
@@ -95,6 +98,7 @@ export class ApicSystem {
     this.mapStale = true;
     this.mapOnline = this.online;
     this.mapX2apicFormat = this.settings.x2apicFormat;
+    this.scans++;
   }
 
   /** Notes that a vCPU has to be woken. */

@@ -31,6 +31,7 @@ import {
   SHORTHAND_SELF,
 } from "./apic-message.ts";
 import type { ApicSystem } from "./apic-system.ts";
+import { EoiReports } from "./eoi-reports.ts";
 import * as R from "./lapic-registers.ts";
 import { LapicTimer } from "./lapic-timer.ts";
 
@@ -93,6 +94,8 @@ export class Lapic {
   /** The register page, one u32 per 4 bytes: register `offset` is `regs[offset >> 2]`. */
   readonly regs: Uint32Array;
   readonly timer: LapicTimer;
+  /** Which of its EOIs an IOAPIC hears of. */
+  readonly eoiReports: EoiReports;
 
   /** IA32_APIC_BASE; change it with `setBase`. */
   baseLo: number;
@@ -115,6 +118,8 @@ export class Lapic {
   pvUnhalted: boolean;
   /** Something changed that may let an interrupt through (KVM_REQ_EVENT). */
   eventRequested: boolean;
+  /** The vCPU has looked for interrupts since the PIC's output rose; where LINT0 opens later, nobody tells it to. */
+  picHeard: boolean;
   /** On the list of vCPUs to wake; `ApicSystem.kick` and `takeKicked` keep it. */
   kicked: boolean;
 
@@ -139,6 +144,7 @@ export class Lapic {
     this.bsp = bsp;
     this.regs = newWords(R.LAPIC_STATE_SIZE / 4);
     this.timer = new LapicTimer(this.regs, system.settings.busCycleNs, system.settings.minTimerPeriodNs);
+    this.eoiReports = new EoiReports(system);
     this.baseLo = R.BASE_ENABLE;
     this.baseHi = 0;
     this.swEnabled = false;
@@ -151,6 +157,7 @@ export class Lapic {
     this.smiPending = false;
     this.pvUnhalted = false;
     this.eventRequested = false;
+    this.picHeard = false;
     this.kicked = false;
     this.ipi = newMessage();
     this.eoiVector = -1;

@@ -78,6 +78,8 @@ export interface X86Behaviour {
   readonly xenMsrChecked: boolean;
   /** KVM_GET_VCPU_EVENTS tells how many NMIs wait; before, whether any does */
   readonly nmiCountShown: boolean;
+  /** an EOI that was reported for an interrupt of a routing that is gone is the last one to be */
+  readonly staleEoisRescanned: boolean;
   /** KVM_GET_CPUID2 tells how many entries there are */
   readonly cpuidCountTold: boolean;
   /** KVM_SET_PMU_EVENT_FILTER knows masked events */

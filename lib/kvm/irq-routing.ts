@@ -38,6 +38,8 @@ export interface IrqArch extends RouteCheck {
   postable?(route: Route): boolean;
   /** the table was replaced */
   routingChanged(): void;
+  /** someone began or ended to listen to acknowledgements */
+  notifiersChanged?(): void;
 }
 
 /** Called when the guest has acknowledged the interrupt of a pin that the GSI leads to. */
@@ -138,11 +140,13 @@ export class IrqRouting {
 
   addNotifier(notifier: AckNotifier): void {
     this.#notifiers.unshift(notifier);
+    this.#vm.arch.irq?.notifiersChanged?.();
   }
 
   removeNotifier(notifier: AckNotifier): void {
     const index = this.#notifiers.indexOf(notifier);
     if (index >= 0) this.#notifiers.splice(index, 1);
+    this.#vm.arch.irq?.notifiersChanged?.();
   }
 
   /** Whether someone waits for acknowledgements of a pin. */

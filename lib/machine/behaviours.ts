@@ -157,6 +157,11 @@ export const behaviourTable: readonly Row[] = [
     source: "arch/x86/kvm/x86.c:kvm_get_nr_pending_nmis; traces: x86_64-svm-6.1/events tells 1, -6.12 2",
   },
   {
+    behaviour: "staleEoisRescanned",
+    since: "6.15",
+    source: "arch/x86/kvm/lapic.c:kvm_ioapic_send_eoi (6.15)",
+  },
+  {
     behaviour: "cpuidCountTold",
     since: "6.12",
     source:

@@ -31,6 +31,7 @@ import type { VcpuFile } from "../../kvm/vcpu.ts";
 import type { Vm, VmFile } from "../../kvm/vm.ts";
 import { GuestBus } from "../../kvm/x86/guest-bus.ts";
 import type { X86Vcpu } from "../../kvm/x86/vcpu.ts";
+import type { X86Vm } from "../../kvm/x86/vm.ts";
 import { Machine } from "../../machine/machine.ts";
 import { Virqfd } from "../../vfio/virqfd.ts";
 import type { World } from "./run.ts";
@@ -213,6 +214,8 @@ export class LevelBench {
         return;
       case "eoi":
         this.#allowedResamples++;
+        // on its way into the guest it has learnt which EOIs are reported
+        (this.kernelVm.arch as X86Vm).irqchip!.scan(cpu.lapic);
         cpu.bus.writeMmio(LAPIC_EOI, 4, new Uint8Array(4), 0);
         if (this.#options.split === true) vmm.eoi?.(VECTOR);
         return;

@@ -226,6 +226,7 @@ export function loadEvents(vcpu: X86Vcpu, bytes: Uint8Array, at: number): number
   if ((injected || pending) && (vector > 31 || vector === NMI_VECTOR)) return -EINVAL;
 
   takeNmis(vcpu);
+  vcpu.requestEvent();
   const { exception, interrupt, nmi } = events;
   exception.injected = injected;
   exception.pending = pending;

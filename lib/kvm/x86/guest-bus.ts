@@ -20,7 +20,7 @@ import {
   KvmCpuidEntry2,
 } from "../../abi/kvm-x86.ts";
 import { load32 } from "../../abi/struct.ts";
-import { LINE_PENDING, MASK_CHANGED, SCAN } from "../../hardware/ioapic.ts";
+import { LINE_PENDING, MASK_CHANGED, SCAN, SCAN_DESTINATIONS } from "../../hardware/ioapic.ts";
 import { LAPIC_EOI, LAPIC_FAULT, LAPIC_NOT_HERE, LAPIC_SEND_IPI } from "../../hardware/lapic.ts";
 import { PIT_NOTHING } from "../../hardware/pit.ts";
 import { type Bus, MSR_EXIT, MSR_FAULT } from "../../hardware/x86/bus.ts";
@@ -178,7 +178,7 @@ export class GuestBus implements Bus {
     const irqchip = vm.irqchip!;
     const ioapic = irqchip.ioapic!;
     const pin = ioapic.writtenPin;
-    if ((done & SCAN) !== 0) irqchip.scanIoapic();
+    if ((done & SCAN) !== 0) irqchip.ioapicChanged((done & SCAN_DESTINATIONS) !== 0);
     if ((done & MASK_CHANGED) !== 0) {
       const gsi = vm.vm.routing.gsiOf(KVM_IRQCHIP_IOAPIC, pin);
       for (const notifier of irqchip.maskNotifiers)

@@ -2,12 +2,7 @@
  * Which interrupt a vCPU takes next, and what follows an end of interrupt (arch/x86/kvm/irq.c, lapic.c:kvm_ioapic_send_eoi,
  * 6.1 and 6.18).
  */
-import { KVM_IRQ_ROUTING_MSI } from "../../abi/kvm.ts";
-import { messageFromMsi, newMessage } from "../../hardware/apic-message.ts";
 import type { X86Vcpu } from "./vcpu.ts";
-
-const MSI_LEVEL = 1 << 15;
-const message = newMessage();
 
 /** An interrupt from outside of the local APIC: the PIC's, or that of user space behind a split irqchip. */
 function hasExternal(vcpu: X86Vcpu): boolean {
@@ -27,7 +22,7 @@ export function hasInterrupt(vcpu: X86Vcpu): boolean {
 export function takeInterrupt(vcpu: X86Vcpu): number {
   const { lapic, vm } = vcpu;
   if (lapic === undefined) return -1;
-  if (hasExternal(vcpu)) {
+  if (hasExternal(vcpu) && (vm.irqchipMode === "split" || lapic.picHeard)) {
     if (vm.irqchipMode === "split") {
       const vector = vcpu.events.pendingExternalVector;
       vcpu.events.pendingExternalVector = -1;
@@ -48,30 +43,12 @@ export function endInterrupt(vcpu: X86Vcpu, vector: number): void {
   sendIoapicEoi(vcpu);
 }
 
-/** The local APIC has ended `eoiVector`: the IOAPIC hears of it, in the kernel or by an exit. */
+/** The local APIC has ended `eoiVector`: the IOAPIC hears of it, in the kernel or by an exit (kvm_ioapic_send_eoi). */
 export function sendIoapicEoi(vcpu: X86Vcpu): void {
   const { lapic, vm } = vcpu;
-  const { eoiVector, eoiLevel } = lapic!;
+  const { eoiReports, eoiVector, eoiLevel } = lapic!;
+  if (!eoiReports.has(eoiVector)) return;
+  if (vm.vm.host.behaviour.staleEoisRescanned) eoiReports.reported(eoiVector);
   if (vm.irqchipMode === "kernel") vm.irqchip!.ioapicEoi(lapic!, eoiVector, eoiLevel);
-  else if (splitHandles(vcpu, eoiVector)) vcpu.pendingIoapicEoi = eoiVector;
-}
-
-/** Whether a vector belongs to a level-triggered message of the IOAPIC of user space (kvm_scan_ioapic_routes). */
-function splitHandles(vcpu: X86Vcpu, vector: number): boolean {
-  const irqchip = vcpu.vm.irqchip!;
-  const { routing } = vcpu.vm.vm;
-  for (let gsi = 0; gsi < irqchip.reservedIoapicPins; gsi++)
-    for (let route = routing.routes(gsi); route !== undefined; route = route.next) {
-      if (route.type !== KVM_IRQ_ROUTING_MSI) continue;
-      if ((route.data & 0xff) !== vector || (route.data & MSI_LEVEL) === 0) continue;
-      messageFromMsi(
-        message,
-        route.addressLo,
-        route.addressHi,
-        route.data,
-        irqchip.system.settings.x2apicFormat,
-      );
-      if (irqchip.bus.matches(vcpu.lapic!, null, message)) return true;
-    }
-  return false;
+  else vcpu.pendingIoapicEoi = eoiVector;
 }

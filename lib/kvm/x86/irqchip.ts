@@ -31,10 +31,9 @@ import {
   KVM_SET_IRQCHIP,
   KvmIrqchip,
 } from "../../abi/kvm-x86.ts";
-import { APIC_DELIVERY_LOWEST_PRIORITY } from "../../abi/msi.ts";
 import { load32, store32 } from "../../abi/struct.ts";
 import { ApicBus, NOT_FAST } from "../../hardware/apic-bus.ts";
-import { messageFromMsi, newMessage } from "../../hardware/apic-message.ts";
+import { DM_FIXED, DM_LOWEST, messageFromMsi, newMessage } from "../../hardware/apic-message.ts";
 import { ApicSystem } from "../../hardware/apic-system.ts";
 import { DELAYED, EOI_INJECT_DELAY, IOAPIC_NUM_PINS, Ioapic, RTC_GSI, SEND } from "../../hardware/ioapic.ts";
 import type { Lapic } from "../../hardware/lapic.ts";
@@ -53,6 +52,8 @@ import type { X86Vm } from "./vm.ts";
 const PIC_PINS = 8;
 /** where the state of a chip starts in `struct kvm_irqchip` */
 const STATE = KvmIrqchip.offsetOf.chip;
+/** of the data of a message */
+const MSI_LEVEL = 1 << 15;
 /** GSIs that lead to both the PIC and the IOAPIC after KVM_CREATE_IRQCHIP */
 const ISA_GSIS = 16;
 
@@ -68,9 +69,8 @@ export class Irqchip implements IrqArch {
   readonly reservedIoapicPins: number;
   /** called when an IOAPIC pin's mask bit changes: the PIT listens to the pin of GSI 0 */
   readonly maskNotifiers: { gsi: number; changed(masked: boolean): void }[] = [];
-  /** By LAPIC: vectors that waited or were in service there when the IOAPIC's table was last written, if a pin has them. */
-  readonly #stillReported = new Map<Lapic, Set<number>>();
   readonly #message = newMessage();
+  readonly #asked: Lapic[] = [];
   readonly #redelivery: Timer = { expiry: Number.POSITIVE_INFINITY, fire: () => this.#redeliver() };
 
   constructor(vm: Vm, mode: "kernel" | "split", reservedIoapicPins = 0) {
@@ -154,11 +154,18 @@ export class Irqchip implements IrqArch {
       route.data,
       this.system.settings.x2apicFormat,
     );
-    if (this.#message.deliveryMode > APIC_DELIVERY_LOWEST_PRIORITY) return false;
+    if (this.#message.deliveryMode > DM_LOWEST) return false;
     return this.bus.singleDestination(this.#message) !== null;
   }
 
-  routingChanged(): void {}
+  /** Which EOIs are reported follows the table only where the IOAPIC is user space's. */
+  routingChanged(): void {
+    if (this.mode === "split") this.system.scans++;
+  }
+
+  notifiersChanged(): void {
+    this.system.scans++;
+  }
 
   /** With 32-bit APIC ids the low byte of an MSI's upper address must be zero (kvm_msi_route_invalid). */
   #invalidMsi(addressHi: number): boolean {
@@ -184,6 +191,8 @@ export class Irqchip implements IrqArch {
       );
     pic.finish();
     if (!pic.takeWakeup()) return;
+    for (const lapic of this.bus.lapics) lapic.picHeard = false;
+    // the first that takes the PIC's interrupts is told, and nobody else
     for (const lapic of this.bus.lapics)
       if (lapic.acceptsPic()) {
         lapic.eventRequested = true;
@@ -208,7 +217,6 @@ export class Irqchip implements IrqArch {
   /** A LAPIC reports the end of a vector (kvm_ioapic_update_eoi): notifiers first, then the line is looked at again. */
   ioapicEoi(lapic: Lapic, vector: number, levelTriggered: boolean): void {
     const ioapic = this.ioapic!;
-    if (!this.#handles(lapic, vector)) return;
     ioapic.rtcEoi(lapic.vcpuId, vector);
     for (let pin = ioapic.nextPin(vector, 0); pin >= 0; pin = ioapic.nextPin(vector, pin + 1)) {
       this.vm.routing.notifyAcked(KVM_IRQCHIP_IOAPIC, pin);
@@ -218,43 +226,72 @@ export class Irqchip implements IrqArch {
     }
   }
 
-  /**
-   * Whether a LAPIC reports the EOIs of a vector (kvm_ioapic_handles_vector): a pin that wants them has it and sends it
-   * there, or did so when the interrupt came (kvm_apic_pending_eoi).
-   */
-  #handles(lapic: Lapic, vector: number): boolean {
-    const ioapic = this.ioapic!;
-    if (ioapic.rtcVectorOf(lapic.vcpuId) === vector) return true;
-    if (this.#stillReported.get(lapic)?.has(vector)) return true;
-    for (let pin = ioapic.nextPin(vector, 0); pin >= 0; pin = ioapic.nextPin(vector, pin + 1))
-      if (this.#wantsEoi(pin) && this.#leadsTo(pin, lapic)) return true;
-    return false;
-  }
-
   #wantsEoi(pin: number): boolean {
     return this.ioapic!.wantsEoi(pin, this.vm.routing.hasNotifier(KVM_IRQCHIP_IOAPIC, pin));
   }
+
   #leadsTo(pin: number, lapic: Lapic): boolean {
     return this.bus.matchesDestination(lapic, false, this.ioapic!.destId(pin), this.ioapic!.destMode(pin));
   }
 
-  /**
-   * The IOAPIC's table was written: which EOIs are reported is worked out anew (arch/x86/kvm/ioapic.c:
-   * kvm_ioapic_scan_entry, 6.1). Here for all LAPICs at once; Linux does it as each vCPU next enters its guest, and where
-   * a pin has a fixed message only for those that it led to and leads to.
-   */
-  scanIoapic(): void {
-    this.#stillReported.clear();
+  /** The IOAPIC's table was written: every LAPIC has to look, or those that the pin led to and leads to. */
+  ioapicChanged(destinationsOnly: boolean): void {
+    if (!destinationsOnly) {
+      this.system.scans++;
+      return;
+    }
+    const ioapic = this.ioapic!;
+    const message = this.#message;
+    message.vector = ioapic.vector(ioapic.writtenPin);
+    message.deliveryMode = DM_FIXED;
+    message.destMode = ioapic.destMode(ioapic.writtenPin);
+    message.shorthand = 0;
+    message.msiRedirHint = false;
+    // the destination of before is sought in the new mode (ioapic_write_indirect, 6.1)
+    for (const destId of [ioapic.destId(ioapic.writtenPin), ioapic.previousDestId]) {
+      message.destId = destId;
+      this.#asked.length = 0;
+      this.bus.destinations(message, this.#asked);
+      for (const lapic of this.#asked) lapic.eoiReports.request();
+    }
+  }
+
+  /** A vCPU enters its guest: which EOIs does its LAPIC report from now on? (vcpu_scan_ioapic) */
+  scan(lapic: Lapic): void {
+    const { eoiReports } = lapic;
+    if (!eoiReports.due) return;
+    if (!lapic.hwEnabled) {
+      eoiReports.taken();
+      return;
+    }
+    eoiReports.begin();
+    if (this.mode === "kernel") this.#scanIoapic(lapic);
+    else this.#scanRoutes(lapic);
+  }
+
+  #scanIoapic(lapic: Lapic): void {
+    const ioapic = this.ioapic!;
+    const rtc = ioapic.rtcVectorOf(lapic.vcpuId);
+    if (rtc !== undefined) lapic.eoiReports.add(rtc, true, false);
     for (let pin = 0; pin < IOAPIC_NUM_PINS; pin++) {
       if (!this.#wantsEoi(pin)) continue;
-      const vector = this.ioapic!.vector(pin);
-      for (const lapic of this.bus.lapics) {
-        if (!lapic.pendingEoi(vector) || this.#leadsTo(pin, lapic)) continue;
-        const vectors = this.#stillReported.get(lapic);
-        if (vectors === undefined) this.#stillReported.set(lapic, new Set([vector]));
-        else vectors.add(vector);
-      }
+      const vector = ioapic.vector(pin);
+      lapic.eoiReports.add(vector, this.#leadsTo(pin, lapic), lapic.pendingEoi(vector));
     }
+  }
+
+  /** Level-triggered messages of the IOAPIC of user space (kvm_scan_ioapic_routes). */
+  #scanRoutes(lapic: Lapic): void {
+    const message = this.#message;
+    const { routing } = this.vm;
+    for (let gsi = 0; gsi < this.reservedIoapicPins; gsi++)
+      for (let route = routing.routes(gsi); route !== undefined; route = route.next) {
+        if (route.type !== KVM_IRQ_ROUTING_MSI || (route.data & MSI_LEVEL) === 0) continue;
+        const { addressLo, addressHi, data } = route;
+        messageFromMsi(message, addressLo, addressHi, data, this.system.settings.x2apicFormat);
+        const { vector } = message;
+        lapic.eoiReports.add(vector, this.bus.matches(lapic, null, message), lapic.pendingEoi(vector));
+      }
   }
 
   #redeliver(): void {
@@ -380,7 +417,7 @@ function setIrqchip(file: VmFile, user: Argument): number {
     for (; pending !== 0; pending &= pending - 1)
       irqchip.ioapicSends(ioapic.inject(31 - Math.clz32(pending & -pending)));
     irqchip.restoreRtc();
-    irqchip.scanIoapic();
+    irqchip.ioapicChanged(false);
   } else if (chip === KVM_IRQCHIP_PIC_MASTER) irqchip.pic!.master.loadFrom(user.bytes, at);
   else if (chip === KVM_IRQCHIP_PIC_SLAVE) irqchip.pic!.slave.loadFrom(user.bytes, at);
   // whichever chip it was, one that is none too: an edge that the slave's output held back comes now

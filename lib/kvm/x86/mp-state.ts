@@ -90,6 +90,7 @@ function setMpState(file: VcpuFile, user: Argument): number {
     return 0;
   }
   enterState(vcpu, state);
+  vcpu.requestEvent();
   return 0;
 }
 

@@ -359,6 +359,7 @@ function setRegs(file: VcpuFile, user: Argument): number {
   if (!user.readable(KvmRegs.size)) return -EFAULT;
   of(file).registers.setRegs(user.bytes, user.at);
   of(file).events.dropException();
+  of(file).requestEvent();
   return 0;
 }
 
@@ -384,6 +385,7 @@ export function loadSregs(vcpu: X86Vcpu, bytes: Uint8Array, at: number): number 
     events.queueInterrupt(vector);
     break;
   }
+  vcpu.requestEvent();
   return 0;
 }
 
@@ -414,6 +416,7 @@ function setSregs2(file: VcpuFile, user: Argument): number {
   if (failed < 0) return failed;
   if (withPdptrs) registers.pdptrs = user.bytes.slice(user.at + PDPTRS, user.at + KvmSregs2.size);
   else if (registers.isPae) loadPdptrs(of(file));
+  of(file).requestEvent();
   return 0;
 }
 

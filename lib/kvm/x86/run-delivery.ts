@@ -37,6 +37,7 @@ export class Delivery {
   /** NMIs that came as messages wait from now on (process_nmi). */
   takeNmis(): void {
     const { lapic, events } = this.#vcpu;
+    if (lapic !== undefined && (events.nmi.requested || lapic.nmiQueued !== 0)) lapic.eventRequested = true;
     events.nmi.requested = false;
     if (lapic === undefined || lapic.nmiQueued === 0) return;
     events.nmi.masked = this.#cpu.state.nmiMasked;

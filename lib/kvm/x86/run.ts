@@ -257,10 +257,12 @@ export class Runner {
       return 0;
     }
     if (lapic !== undefined) {
+      vcpu.vm.irqchip!.scan(lapic);
       if (lapic.pendingEvents !== 0) {
         this.#sleep.acceptStarts();
         if (vcpu.mpState !== KVM_MP_STATE_RUNNABLE) return 1;
       }
+      if (lapic.eventRequested || events.exceptionWaits) lapic.picHeard = true;
       lapic.eventRequested = false;
     }
     if (vcpu.vcpu.interrupted) this.#delivery.hold();
@@ -298,6 +300,8 @@ export class Runner {
     const { r32, c32 } = cpu.state;
     memory.watch = undefined;
     cpu.roundsTrapped = false;
+    // an emulated instruction that lets interrupts in has them looked for
+    const unheard = this.#emulated && lapic !== undefined && !lapic.picHeard && hasInterrupt(vcpu);
     for (let count = 0; count < batch; count++) {
       this.#budget--;
       if (nanosecondsPerInstruction !== 0) kernel.clock.advance(nanosecondsPerInstruction);
@@ -309,7 +313,9 @@ export class Runner {
       const trap = (r32[2 * RFLAGS] & TF) !== 0;
       this.#trap = trap;
       if (processor) cpu.roundsTrapped = trap || memory.watch !== undefined;
+      const closed = unheard && ((r32[2 * RFLAGS] & IF) === 0 || cpu.state.shadow !== 0);
       const stop = cpu.step();
+      if (closed && (r32[2 * RFLAGS] & IF) !== 0 && cpu.state.shadow === 0) lapic!.eventRequested = true;
       if (stop !== RUNNING) return this.#stopped(stop);
       if (
         steps ||

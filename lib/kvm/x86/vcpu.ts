@@ -123,6 +123,11 @@ export class X86Vcpu implements VcpuArch {
     if (!this.vm.vm.host.behaviour.hostTscShown) this.tscOffset = BigInt.asUintN(64, offset);
   }
 
+  /** It looks for interrupts on its next way into the guest (KVM_REQ_EVENT). */
+  requestEvent(): void {
+    if (this.lapic !== undefined) this.lapic.eventRequested = true;
+  }
+
   /**
    * INIT: the local APIC and the registers as after power on; the FPU, most MSRs and the APIC's base keep what they had
    * (arch/x86/kvm/x86.c:kvm_vcpu_reset, 6.1).
@@ -136,6 +141,7 @@ export class X86Vcpu implements VcpuArch {
       lapic.nmiQueued = 0;
       this.lapicClock!.follow();
     }
+    this.requestEvent();
     this.events.reset(this.vm.vm.host.behaviour.nmiMaskOutlivesInit);
     this.debug.reset();
     this.msrs.init();
