@@ -31,10 +31,8 @@ import {
   writeRegister,
 } from "../../../lib/kvm/arm64/guest.ts";
 import type { Arm64Vcpu } from "../../../lib/kvm/arm64/vcpu.ts";
-import { VcpuFile } from "../../../lib/kvm/vcpu.ts";
-import { Machine } from "../../../lib/machine/machine.ts";
-import { profileFromHeader } from "../../../lib/machine/profile.ts";
 import type { KernelFactory } from "../../../lib/trace/replay.ts";
+import { archOf, runningGuests } from "../recorded.ts";
 
 const DEVICE = 0x9000_0000;
 const CONSOLE = 0x9100_0000;
@@ -42,29 +40,11 @@ const GICD = 0x0800_0000;
 const SPURIOUS = 1023;
 
 /** The vCPU behind a descriptor. */
-export function vcpuOf(process: Process, fd: number): Arm64Vcpu {
-  const file = process.fds.get(fd);
-  if (!(file instanceof VcpuFile)) throw new Error(`descriptor ${fd} is no vCPU`);
-  return file.vcpu.arch as Arm64Vcpu;
-}
+export const vcpuOf = (process: Process, fd: number): Arm64Vcpu => archOf(process, fd);
 
-/** A machine as the header describes it, whose vCPUs run guests from the first KVM_RUN on. */
-export const withGuests =
-  (guestOf: (vcpu: Arm64Vcpu) => Guest): KernelFactory =>
-  (header) => {
-    const machine = new Machine(profileFromHeader(header));
-    const loaded = new Set<Arm64Vcpu>();
-    return {
-      process: (options) => machine.process(options),
-      run(syscalls, fd) {
-        const process = syscalls as Process;
-        const vcpu = vcpuOf(process, fd);
-        if (!loaded.has(vcpu)) vcpu.load(guestOf(vcpu));
-        loaded.add(vcpu);
-        return process.ioctl(fd, KVM_RUN.number, 0);
-      },
-    };
-  };
+/** A machine whose vCPUs run guests. */
+export const withGuests = (guestOf: (vcpu: Arm64Vcpu) => Guest): KernelFactory =>
+  runningGuests(KVM_RUN.number, guestOf);
 
 /** Sleeps until there is an interrupt, and acknowledges it. */
 export function* takeInterrupt(): Step<number> {

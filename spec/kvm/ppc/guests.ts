@@ -5,38 +5,18 @@ import type { Process } from "../../../lib/kernel/process.ts";
 import { type Guest, hypercall, load, store } from "../../../lib/kvm/ppc/guest.ts";
 import { H_CPPR, H_EOI, H_XIRR } from "../../../lib/kvm/ppc/hypercalls.ts";
 import type { PpcVcpu } from "../../../lib/kvm/ppc/vcpu.ts";
-import { VcpuFile } from "../../../lib/kvm/vcpu.ts";
-import { Machine } from "../../../lib/machine/machine.ts";
-import { profileFromHeader } from "../../../lib/machine/profile.ts";
 import type { KernelFactory } from "../../../lib/trace/replay.ts";
+import { archOf, runningGuests } from "../recorded.ts";
 
 const DEVICE = 0x9000_0000;
 const CONSOLE = 0x9100_0000;
 
 /** The vCPU behind a descriptor. */
-export function vcpuOf(process: Process, fd: number): PpcVcpu {
-  const file = process.fds.get(fd);
-  if (!(file instanceof VcpuFile)) throw new Error(`descriptor ${fd} is no vCPU`);
-  return file.vcpu.arch as PpcVcpu;
-}
+export const vcpuOf = (process: Process, fd: number): PpcVcpu => archOf(process, fd);
 
-/** A machine as the header describes it, whose vCPUs run guests from the first KVM_RUN on. */
-export const withGuests =
-  (guestOf: (vcpu: PpcVcpu) => Guest): KernelFactory =>
-  (header) => {
-    const machine = new Machine(profileFromHeader(header));
-    const loaded = new Set<PpcVcpu>();
-    return {
-      process: (options) => machine.process(options),
-      run(syscalls, fd) {
-        const process = syscalls as Process;
-        const vcpu = vcpuOf(process, fd);
-        if (!loaded.has(vcpu)) vcpu.load(guestOf(vcpu));
-        loaded.add(vcpu);
-        return process.ioctl(fd, KVM_RUN.powerpc, 0);
-      },
-    };
-  };
+/** A machine whose vCPUs run guests. */
+export const withGuests = (guestOf: (vcpu: PpcVcpu) => Guest): KernelFactory =>
+  runningGuests(KVM_RUN.powerpc, guestOf);
 
 /** guest-code/guest: accesses that hit and miss ioeventfds, then one interrupt taken and ended. */
 export function* ioeventfdsAndInterrupt(): Guest {
