@@ -23,6 +23,8 @@ export const CODE = 0x1000;
 const GDT = 0x800;
 const IDT = 0x3000;
 const HANDLERS = 0x4000;
+/** where the handler of a vector stands */
+export const handlerAt = (vector: number): number => HANDLERS + 32 * vector;
 const TABLES = 0x10000;
 const SIZE = 0x20000;
 const VCPU_PAGES = 0x3000;
@@ -41,6 +43,17 @@ const descriptors = [
   0x00cf_fb00_0000_ffffn,
   0x00cf_f300_0000_ffffn,
 ];
+
+/** 32-bit code: mov dword [address], value */
+export function moveDword(address: number, value: number): number[] {
+  const operands = new Uint8Array(8);
+  store32(operands, 0, address);
+  store32(operands, 4, value);
+  return [0xc7, 0x05, ...operands];
+}
+
+/** 32-bit code: the LAPIC is switched on, its spurious vector is 0xff */
+export const enableLapic = moveDword(0xfee0_00f0, 0x1ff);
 
 interface SegmentValue {
   limit: number;
@@ -75,7 +88,7 @@ export class Guest {
     this.vcpu = kernel.ioctl(this.vm, KVM_CREATE_VCPU, 0);
     this.run = kernel.memory(kernel.mmap(0, VCPU_PAGES, 3, 1, this.vcpu, 0), VCPU_PAGES)!;
     this.#enter(mode);
-    for (let vector = 0; vector < 256; vector++) this.memory[HANDLERS + 32 * vector] = HLT;
+    for (let vector = 0; vector < 256; vector++) this.memory[handlerAt(vector)] = HLT;
     this.registers({});
   }
 
@@ -119,7 +132,7 @@ export class Guest {
   }
 
   #gate(mode: Mode, vector: number): void {
-    const handler = HANDLERS + 32 * vector;
+    const handler = handlerAt(vector);
     const at = IDT + (mode === "long" ? 16 : 8) * vector;
     store32(this.memory, at, handler | ((mode === "long" ? 0x18 : 8) << 16));
     store32(this.memory, at + 4, 0x8e00);

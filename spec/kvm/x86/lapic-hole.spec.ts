@@ -3,22 +3,8 @@ import { expect, onTestFinished, test } from "vitest";
 import { KVM_CREATE_IRQCHIP } from "../../../lib/abi/kvm.ts";
 import { KVM_SET_MSRS } from "../../../lib/abi/kvm-x86.ts";
 import { store32, store64 } from "../../../lib/abi/struct.ts";
-import type { Syscalls } from "../../../lib/kernel/syscalls.ts";
-import { defaultProfile } from "../../../lib/machine/default-profile.ts";
-import { Machine } from "../../../lib/machine/machine.ts";
-import { nativeKernel } from "../../../lib/native/native.ts";
 import { Guest } from "./guest.ts";
-import { mainline } from "./vm.ts";
-
-const native = nativeKernel();
-const kernels: [string, (() => Syscalls) | undefined][] = [
-  ["pvm", () => new Machine(defaultProfile).process()],
-  ["mainline", () => new Machine(mainline).process()],
-  [
-    native.available ? "the real kernel" : `the real kernel: skipped, ${native.reason}`,
-    native.available ? () => native.process() : undefined,
-  ],
-];
+import { kernels } from "./kernels.ts";
 
 for (const [name, start] of kernels)
   test.skipIf(start === undefined)(`8 bytes of a LAPIC that is off (${name})`, () => {

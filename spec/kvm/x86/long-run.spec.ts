@@ -19,7 +19,7 @@ import { load32, store32 } from "../../../lib/abi/struct.ts";
 import { byHand } from "../../../lib/kernel/work-queue.ts";
 import { guestPolicy } from "../../../lib/kvm/x86/guest-policy.ts";
 import { Machine } from "../../../lib/machine/machine.ts";
-import { Guest } from "./guest.ts";
+import { enableLapic, Guest, handlerAt, moveDword } from "./guest.ts";
 import { mainline } from "./vm.ts";
 
 const HLT = 0xf4;
@@ -27,19 +27,8 @@ const CLI = 0xfa;
 const STI = 0xfb;
 const NOP = 0x90;
 const SIGUSR1 = 10;
-/** mov dword [address], value */
-const store = (address: number, value: number) => {
-  const bytes = new Uint8Array(10);
-  bytes[0] = 0xc7;
-  bytes[1] = 0x05;
-  store32(bytes, 2, address);
-  store32(bytes, 6, value);
-  return [...bytes];
-};
-const enableLapic = store(0xfee0_00f0, 0x1ff);
 /** pin 20 of the IOAPIC, which is GSI 20 and no pin of the PIC: vector 0x45 */
-const pin20 = [...store(0xfec0_0000, 0x38), ...store(0xfec0_0010, 0x45)];
-const handlerAt = (vector: number) => 0x4000 + 32 * vector;
+const pin20 = [...moveDword(0xfec0_0000, 0x38), ...moveDword(0xfec0_0010, 0x45)];
 
 function started(irqchip = true, options = {}) {
   const machine = new Machine(mainline, options);
@@ -63,7 +52,7 @@ async function settled(promise: Promise<unknown>): Promise<boolean> {
 function sleeper(guest: Guest, vector: number): void {
   guest.code(...enableLapic, STI, HLT, 0xe6, 0x80);
   const count = [0xff, 0x05, 0x00, 0x60, 0, 0];
-  guest.memory.set([...count, ...store(0xfee0_00b0, 0), 0xcf], handlerAt(vector));
+  guest.memory.set([...count, ...moveDword(0xfee0_00b0, 0), 0xcf], handlerAt(vector));
 }
 
 const message = (vector: number, destination = 0) =>
@@ -126,9 +115,9 @@ describe("a vCPU that sleeps", () => {
     sleeper(guest, 0x70);
     guest.code(
       ...enableLapic,
-      ...store(0xfee0_0320, 0x70),
-      ...store(0xfee0_03e0, 0xb),
-      ...store(0xfee0_0380, 1_000_000),
+      ...moveDword(0xfee0_0320, 0x70),
+      ...moveDword(0xfee0_03e0, 0xb),
+      ...moveDword(0xfee0_0380, 1_000_000),
       ...[STI, HLT, 0xe6, 0x80],
     );
     const before = machine.kernel.clock.now;
@@ -170,9 +159,9 @@ describe("a vCPU that sleeps", () => {
     expect(await settled(waits)).toBe(false);
     guest.code(
       ...enableLapic,
-      ...store(0xfee0_0310, 1 << 24),
-      ...store(0xfee0_0300, 0x4500),
-      ...store(0xfee0_0300, 0x4602),
+      ...moveDword(0xfee0_0310, 1 << 24),
+      ...moveDword(0xfee0_0300, 0x4500),
+      ...moveDword(0xfee0_0300, 0x4602),
       ...[0xe6, 0x80],
     );
     expect(await run()).toBe(0);

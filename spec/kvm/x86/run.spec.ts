@@ -27,7 +27,7 @@ import { load32, load64, store32, store64 } from "../../../lib/abi/struct.ts";
 import { guestPolicy } from "../../../lib/kvm/x86/guest-policy.ts";
 import { defaultProfile } from "../../../lib/machine/default-profile.ts";
 import { Machine } from "../../../lib/machine/machine.ts";
-import { CODE, Guest, type Mode } from "./guest.ts";
+import { CODE, enableLapic, Guest, handlerAt, type Mode, moveDword } from "./guest.ts";
 import { mainline } from "./vm.ts";
 
 function started(mode: Mode = "prot32", { profile = mainline, irqchip = false, pit = false } = {}) {
@@ -43,17 +43,6 @@ function started(mode: Mode = "prot32", { profile = mainline, irqchip = false, p
 const HLT = 0xf4;
 const NOP = 0x90;
 const STI = 0xfb;
-/** mov dword [address], value */
-const store = (address: number, value: number) => {
-  const bytes = new Uint8Array(10);
-  bytes[0] = 0xc7;
-  bytes[1] = 0x05;
-  store32(bytes, 2, address);
-  store32(bytes, 6, value);
-  return [...bytes];
-};
-const enableLapic = store(0xfee0_00f0, 0x1ff);
-const handlerAt = (vector: number) => 0x4000 + 32 * vector;
 
 describe("port exits", () => {
   test("on svm RIP stands at the instruction until the next entry, on pvm OUT is over", () => {
@@ -129,14 +118,14 @@ describe("sleep and wake-up", () => {
     const { machine, guest } = started("prot32", { irqchip: true });
     guest.code(
       ...enableLapic,
-      ...store(0xfee0_0320, 0x70),
-      ...store(0xfee0_03e0, 0xb),
-      ...store(0xfee0_0380, 1_000_000),
+      ...moveDword(0xfee0_0320, 0x70),
+      ...moveDword(0xfee0_03e0, 0xb),
+      ...moveDword(0xfee0_0380, 1_000_000),
       STI,
       HLT,
       HLT,
     );
-    guest.memory.set([0xff, 0x05, 0, 0x60, 0, 0, ...store(0xfee0_00b0, 0), 0xcf], handlerAt(0x70));
+    guest.memory.set([0xff, 0x05, 0, 0x60, 0, 0, ...moveDword(0xfee0_00b0, 0), 0xcf], handlerAt(0x70));
     const before = machine.kernel.clock.now;
     expect(guest.enter()).toBe(-EINTR);
     expect(load32(guest.memory, 0x6000)).toBe(1);
@@ -252,9 +241,9 @@ describe("several vCPUs", () => {
     expect(machine.kernel.deadlocks).toEqual(["vCPU 1 waits for INIT and SIPI; vCPU 0 is not in KVM_RUN"]);
     guest.code(
       ...enableLapic,
-      ...store(0xfee0_0310, 1 << 24),
-      ...store(0xfee0_0300, 0x4500),
-      ...store(0xfee0_0300, 0x4602),
+      ...moveDword(0xfee0_0310, 1 << 24),
+      ...moveDword(0xfee0_0300, 0x4500),
+      ...moveDword(0xfee0_0300, 0x4602),
       0xe6,
       0x80,
       HLT,
