@@ -128,6 +128,8 @@ export interface X86Behaviour {
   readonly syncRegsWhole: boolean;
   /** a ring of coalesced writes is full when one entry is left; before, it was earlier */
   readonly coalescedRingWhole: boolean;
+  /** an event that meets no memory on its way is told; before, the emulator does the instruction at RIP */
+  readonly vectoringReported: boolean;
   /** kvm_run shows the result of every hypercall, not of those alone that user space answers */
   readonly hypercallResultShown: boolean;
   /** a TSC that user space writes is compared with what user space wrote before, not with what a vCPU started with */

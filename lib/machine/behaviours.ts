@@ -297,6 +297,12 @@ export const behaviourTable: readonly Row[] = [
       "virt/kvm/coalesced_mmio.c:coalesced_mmio_has_room (6.1); traces: x86_64-svm-6.1/run_memory full at 85, -6.12 at 169; the releases between are not recorded",
   },
   {
+    behaviour: "vectoringReported",
+    since: "6.14",
+    source:
+      "arch/x86/kvm/svm/svm.c:svm_check_emulate_instruction; traces: x86_64-svm-6.12/run_delivery IO, -7.2 INTERNAL_ERROR; the releases between are not recorded",
+  },
+  {
     behaviour: "hypercallResultShown",
     since: "6.14",
     source:

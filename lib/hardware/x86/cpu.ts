@@ -158,6 +158,8 @@ export class Cpu {
   /** user space has just filled the buffer; what an instruction leaves in it is forgotten by the next one */
   portAnswered = false;
 
+  /** where the event came from that stopped as VECTORING */
+  source: Source = "external";
   /** what user space answered to an MSR access or a hypercall, for the instruction that waits */
   msrAnswered = false;
   msrFailed = false;

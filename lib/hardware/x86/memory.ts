@@ -47,6 +47,8 @@ export const WAITING = 3;
 export const SHUTDOWN = 4;
 /** Linux's emulator needs memory where a device is, and does the instruction again, for ever */
 export const RETRY = 5;
+/** an event met an address that no memory answers on its way to its handler: `exitAddress`, `refusedWrite` */
+export const VECTORING = 6;
 
 export const EXIT_MMIO = 1;
 export const EXIT_PORT_IN = 2;
@@ -348,11 +350,16 @@ export class Memory {
   #whole = 0;
   /** where the access is that waits */
   #waitingAt = 0;
-  /** what stops an access that no memory answers, where a device may not: SHUTDOWN or RETRY */
+  /** what stops an access that no memory answers, where a device may not: SHUTDOWN, RETRY or VECTORING */
   refuses: number = RUNNING;
+  /** the access that was stopped was a write */
+  refusedWrite = false;
 
-  #refuse(): void {
-    if (this.stop === RUNNING) this.stop = this.refuses;
+  #refuse(physical: number, writing: boolean): void {
+    if (this.stop !== RUNNING) return;
+    this.stop = this.refuses;
+    this.exitAddress = physical;
+    this.refusedWrite = writing;
   }
 
   /** Outside of long mode an access beyond the last address goes on at 0. */
@@ -366,7 +373,7 @@ export class Memory {
       return this.#readDevice(physical, 8, at) && this.#readDevice(physical + 8, length - 8, at + 8);
     }
     if (this.refuses !== RUNNING) {
-      this.#refuse();
+      this.#refuse(physical, false);
       return false;
     }
     const answer = this.takeAnswer();
@@ -435,7 +442,7 @@ export class Memory {
   }
 
   #writeDevice(physical: number, length: number, at: number): void {
-    if (this.refuses !== RUNNING) return this.#refuse();
+    if (this.refuses !== RUNNING) return this.#refuse(physical, true);
     const first = Math.min(length, 8);
     if (!this.bus.writeMmio(physical, first, this.data, at)) this.post(physical, first, at, false);
     if (length > first) this.#writeDevice(physical + first, length - first, at + first);

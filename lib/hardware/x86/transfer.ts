@@ -18,6 +18,7 @@ import {
   SS_FAULT,
   TS,
   UNHANDLED,
+  VECTORING,
   WRITE,
 } from "./memory.ts";
 import {
@@ -496,7 +497,10 @@ function interruptForEver(cpu: Cpu): void {
   cpu.again = true;
 }
 
-/** Goes to the handler of a vector; `back` is where it returns to. */
+/**
+ * Goes to the handler of a vector; `back` is where it returns to. A processor cannot do that by way of a device: VECTORING,
+ * with the event in `vector`, `errorCode` and `source`.
+ */
 export function enterHandler(
   cpu: Cpu,
   vector: number,
@@ -504,8 +508,16 @@ export function enterHandler(
   errorCode: number,
   back: number,
 ): void {
+  const { memory } = cpu;
+  const { refuses } = memory;
+  if (!cpu.options.emulated) memory.refuses = VECTORING;
   if (!cpu.protectedMode) enterReal(cpu, vector, source, back);
   else enterGate(cpu, vector, source, errorCode, back);
+  memory.refuses = refuses;
+  if (memory.stop !== VECTORING) return;
+  memory.vector = vector;
+  memory.errorCode = errorCode;
+  cpu.source = source;
 }
 
 /**

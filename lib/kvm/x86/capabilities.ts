@@ -260,7 +260,7 @@ function enableMaxVcpuId(vm: X86Vm, argument: bigint, offered: bigint): number {
 
 /**
  * KVM_ENABLE_CAP on a vCPU: the paravirtual features, and Hyper-V's, can be confined to CPUID. Hyper-V's interrupt
- * controller needs a local APIC in the kernel (missing: what it does); its optimisations of nested virtualisation are
+ * controller needs a local APIC in the kernel; its optimisations of nested virtualisation are
  * Intel's, ENOTTY.
  */
 export function enableVcpuCap(
@@ -277,10 +277,16 @@ export function enableVcpuCap(
     if (capability === KVM_CAP_HYPERV_ENFORCE_CPUID) return 0;
     if (capability === KVM_CAP_HYPERV_SYNIC2 && args[0] !== 0n) return -EINVAL;
     if (capability === KVM_CAP_HYPERV_SYNIC || capability === KVM_CAP_HYPERV_SYNIC2)
-      return vcpu.lapic === undefined ? -EINVAL : 0;
+      return activateSynic(vcpu, capability);
   }
   if (capability !== KVM_CAP_ENFORCE_PV_FEATURE_CPUID || (vmCapabilities.get(capability) ?? 0) === 0)
     return -EINVAL;
   vcpu.enforcesPvCpuid = args[0] !== 0n;
+  return 0;
+}
+
+function activateSynic(vcpu: X86Vcpu, capability: number): number {
+  if (vcpu.lapic === undefined) return -EINVAL;
+  vcpu.hyperv.activateSynic(capability);
   return 0;
 }

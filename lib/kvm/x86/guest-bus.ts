@@ -26,12 +26,13 @@ import { PIT_NOTHING } from "../../hardware/pit.ts";
 import { type Bus, MSR_EXIT, MSR_FAULT } from "../../hardware/x86/bus.ts";
 import type { Cpu } from "../../hardware/x86/cpu.ts";
 import { EXIT_BAD_ADDRESS } from "../../hardware/x86/memory.ts";
-import { CR0, CR0_PG, CR8, EFER_NX, RAX, RBX, RCX } from "../../hardware/x86/state.ts";
+import { CR0, CR0_PG, CR8, EFER_NX, RAX, RBX, RCX, RDX } from "../../hardware/x86/state.ts";
 import { PROT_READ, PROT_WRITE } from "../../kernel/address-space.ts";
 import type { MemorySlot } from "../memory-slots.ts";
 import { sendIoapicEoi } from "./guest-interrupts.ts";
 import { refusalOf, refusedToGuest } from "./guest-msrs.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
+import { answerHypervCall, type HypervCall, hypervCall } from "./hyperv-hypercalls.ts";
 import { EFER_LMA, EFER_LME } from "./registers.ts";
 import { tellHypercallResult, tellTprAccess } from "./run-page.ts";
 import type { X86Vcpu } from "./vcpu.ts";
@@ -66,11 +67,15 @@ export class GuestBus implements Bus {
   ringPushed = false;
   /** the guest lowered its task priority, which user space keeps: it may want to inject (cr8_write_interception) */
   tprLowered = false;
+  /** the next entry has something to tell user space */
+  wantsEntry = false;
   /** the guest used its task priority register, and user space wants to know of it (KVM_TPR_ACCESS_REPORTING) */
   tprAccessed = false;
   readonly #vcpu: X86Vcpu;
   /** the processor behind this bus, for MSRs that are registers of it */
   cpu!: Cpu;
+  /** the hypercall of Hyper-V's that goes to user space */
+  hypervCall: HypervCall | undefined;
   /** why an MSR access goes to user space */
   msrReason = 0;
 
@@ -161,7 +166,7 @@ export class GuestBus implements Bus {
   #tprAccess(write: boolean): void {
     const vcpu = this.#vcpu;
     if (!vcpu.reportsTprAccess) return;
-    this.tprAccessed = true;
+    this.tprAccessed = this.wantsEntry = true;
     tellTprAccess(vcpu.vcpu.pages, this.cpu.start, write);
   }
 
@@ -298,7 +303,7 @@ export class GuestBus implements Bus {
     storeRegisters(this.cpu.state, vcpu);
     const refused = refusedToGuest(vcpu, index, false);
     if (refused !== 0) return this.#refusedRead(refused);
-    return vcpu.msrs.get(index) ?? this.#refusedRead(refusalOf(index));
+    return vcpu.msrs.get(index, true) ?? this.#refusedRead(refusalOf(index, vcpu));
   }
 
   /** User space is asked for the value, or the guest gets #GP. */
@@ -331,7 +336,7 @@ export class GuestBus implements Bus {
     storeRegisters(this.cpu.state, vcpu);
     const refused = refusedToGuest(vcpu, index, true);
     if (refused !== 0) return this.#refusedWrite(refused);
-    if (!this.#setMsr(index, value, lo, hi)) return this.#refusedWrite(refusalOf(index));
+    if (!this.#setMsr(index, value, lo, hi)) return this.#refusedWrite(refusalOf(index, vcpu));
     loadRegisters(this.cpu.state, vcpu);
     this.cpu.memory.flush();
     return 0;
@@ -351,7 +356,9 @@ export class GuestBus implements Bus {
     if (index === IA32_APIC_BASE && vcpu.lapic !== undefined) {
       if ((vcpu.lapic.setBase(lo, hi, false) & LAPIC_FAULT) !== 0) return false;
     }
-    return vcpu.msrs.set(index, value);
+    const taken = vcpu.msrs.set(index, value, true);
+    this.wantsEntry ||= vcpu.hyperv.requests !== 0;
+    return taken;
   }
 
   #askUser(reason: number): boolean {
@@ -396,10 +403,30 @@ export class GuestBus implements Bus {
 
   /** arch/x86/kvm/x86.c:kvm_emulate_hypercall (6.1). Missing: those that kick, yield to, or send IPIs to other vCPUs. */
   hypercall(): bigint | undefined {
+    if (this.#vcpu.hyperv.takesHypercalls) return this.#hypervCall();
     const result = this.#answerHypercall();
     const { pages, vm } = this.#vcpu.vcpu;
     if (result !== undefined && vm.host.behaviour.hypercallResultShown) tellHypercallResult(pages, result);
     return result === undefined || this.cpu.long ? result : BigInt.asUintN(32, result);
+  }
+
+  /** Hyper-V's are for the kernel of a guest outside of real mode. */
+  #hypervCall(): bigint | undefined {
+    const { cpu } = this;
+    if (cpu.cpl !== 0 || !cpu.protectedMode) {
+      cpu.undefinedOpcode();
+      return cpu.r64[RAX];
+    }
+    const call = hypervCall(cpu);
+    const result = answerHypervCall(this.#vcpu, call);
+    this.hypervCall = result === undefined ? call : undefined;
+    return result === undefined || cpu.long ? result : this.splitResult(result);
+  }
+
+  /** Outside of 64-bit mode the result of a hypercall of Hyper-V's is in EDX:EAX: its low half. */
+  splitResult(result: bigint): bigint {
+    this.cpu.r64[RDX] = result >> 32n;
+    return result & 0xffff_ffffn;
   }
 
   #answerHypercall(): bigint | undefined {

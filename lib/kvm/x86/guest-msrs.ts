@@ -7,6 +7,7 @@
  */
 import { KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN } from "../../abi/kvm.ts";
 import type { Cpuid } from "./cpuid.ts";
+import { isHypervMsr } from "./hyperv.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 const EAX = 12;
@@ -105,4 +106,7 @@ const isIn = (ranges: readonly (readonly [number, number])[], index: number): bo
   ranges.some(([first, last]) => index >= first && index <= last);
 
 /** What user space is told of an access that was refused. */
-export const refusalOf = (index: number): number => (isIn(checked, index) ? INVAL : UNKNOWN);
+export const refusalOf = (index: number, { vcpu }: X86Vcpu): number =>
+  isIn(checked, index) || (vcpu.vm.host.facts.hypervCpuid !== undefined && isHypervMsr(index))
+    ? INVAL
+    : UNKNOWN;

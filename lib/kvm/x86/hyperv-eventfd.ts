@@ -1,6 +1,6 @@
 /**
  * KVM_HYPERV_EVENTFD, where KVM offers Hyper-V: an eventfd for a connection that a guest signals by a hypercall
- * (arch/x86/kvm/hyperv.c:kvm_vm_ioctl_hv_eventfd, 6.1). No guest here makes that hypercall.
+ * (arch/x86/kvm/hyperv.c:kvm_vm_ioctl_hv_eventfd, 6.1). The hypercall: hyperv-hypercalls.ts.
  */
 import { EBADF, EEXIST, EFAULT, EINVAL, ENOENT, ENOTTY } from "../../abi/errno.ts";
 import { KVM_CAP_HYPERV_EVENTFD } from "../../abi/kvm.ts";
@@ -21,13 +21,13 @@ function hypervEventfd(file: VmFile, user: Argument, process: Process): number {
   if (!user.readable(KvmHypervEventfd.size)) return -EFAULT;
   const { conn_id: connection, fd, flags } = KvmHypervEventfd.decode(user.bytes, user.at);
   if ((flags & ~DEASSIGN) !== 0 || (connection & ~KVM_HYPERV_CONN_ID_MASK) !== 0) return -EINVAL;
-  const { hypervConnections } = file.vm.arch as X86Vm;
-  if (flags === DEASSIGN) return hypervConnections.delete(connection) ? 0 : -ENOENT;
+  const { connections } = (file.vm.arch as X86Vm).hyperv;
+  if (flags === DEASSIGN) return connections.delete(connection) ? 0 : -ENOENT;
   const eventfd = process.fds.get(fd);
   if (eventfd === undefined) return -EBADF;
   if (!(eventfd instanceof EventFd)) return -EINVAL;
-  if (hypervConnections.has(connection)) return -EEXIST;
-  hypervConnections.add(connection);
+  if (connections.has(connection)) return -EEXIST;
+  connections.set(connection, eventfd);
   return 0;
 }
 

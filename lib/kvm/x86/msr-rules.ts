@@ -4,7 +4,7 @@
  * and an in-kernel local APIC; then what mainline answers differently (arch/x86/kvm/x86.c:kvm_set_msr_common), and AMD's
  * module (arch/x86/kvm/svm/svm.c:svm_set_msr): 6.1, 6.12 and 7.2 were asked.
  *
- * Missing: Intel's module (VMX, its LBR and PMU MSRs); the MSRs of Hyper-V.
+ * Missing: Intel's module (VMX, its LBR and PMU MSRs).
  */
 import { KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT } from "../../abi/kvm-x86.ts";
 import { LAPIC_FAULT, LAPIC_SEND_IPI } from "../../hardware/lapic.ts";
@@ -17,8 +17,8 @@ import { writeWallClock } from "./wall-clock.ts";
 
 /** One MSR: undefined and false are refusals. */
 export interface MsrRule {
-  read(vcpu: X86Vcpu, index: number): bigint | undefined;
-  write(vcpu: X86Vcpu, index: number, value: bigint): boolean;
+  read(vcpu: X86Vcpu, index: number, byGuest: boolean): bigint | undefined;
+  write(vcpu: X86Vcpu, index: number, value: bigint, byGuest: boolean): boolean;
 }
 type Accept = (value: bigint, vcpu: X86Vcpu) => boolean;
 
@@ -86,10 +86,15 @@ const tsc: MsrRule = {
 };
 
 const whereCpuid = (has: (vcpu: X86Vcpu) => boolean, there: MsrRule, absent: MsrRule): MsrRule => ({
-  read: (vcpu, index) => (has(vcpu) ? there : absent).read(vcpu, index),
-  write: (vcpu, index, value) => (has(vcpu) ? there : absent).write(vcpu, index, value),
+  read: (vcpu, index, byGuest) => (has(vcpu) ? there : absent).read(vcpu, index, byGuest),
+  write: (vcpu, index, value, byGuest) => (has(vcpu) ? there : absent).write(vcpu, index, value, byGuest),
 });
 const hasHyperv = ({ vcpu }: X86Vcpu): boolean => vcpu.vm.host.facts.hypervCpuid !== undefined;
+const hyperv: MsrRule = {
+  read: (vcpu, index, byGuest) => vcpu.hyperv.read(index, byGuest),
+  write: (vcpu, index, value, byGuest) => vcpu.hyperv.write(index, value, byGuest),
+};
+const whereHyperv = whereCpuid(hasHyperv, hyperv, absent);
 const hasLapic = (vcpu: X86Vcpu): boolean => vcpu.lapic !== undefined;
 
 /** The value that the host reports as a feature. */
@@ -248,12 +253,12 @@ const whereOffered = (bit: number, rule: MsrRule): MsrRule => {
   const refused = (vcpu: X86Vcpu): boolean =>
     vcpu.enforcesPvCpuid && ((vcpu.cpuid.paravirtualFeatures >>> bit) & 1) === 0;
   return {
-    read(vcpu, index) {
-      if (!refused(vcpu)) return rule.read(vcpu, index);
+    read(vcpu, index, byGuest) {
+      if (!refused(vcpu)) return rule.read(vcpu, index, byGuest);
       return isListed(vcpu, index) && vcpu.vcpu.vm.host.behaviour.msrRefusalsCleared ? 0n : undefined;
     },
-    write: (vcpu, index, value) =>
-      refused(vcpu) ? value === 0n && isListed(vcpu, index) : rule.write(vcpu, index, value),
+    write: (vcpu, index, value, byGuest) =>
+      refused(vcpu) ? value === 0n && isListed(vcpu, index) : rule.write(vcpu, index, value, byGuest),
   };
 };
 
@@ -456,7 +461,11 @@ const rows: readonly Row[] = [
   [0x6e0, 0x6e0, tscDeadline],
   [0x800, 0x8ff, x2apic],
   [0xda0, 0xda0, xss],
-  [0x4000_0000, 0x4000_0000, whereCpuid(hasHyperv, stored(), absent)], // HV_X64_MSR_GUEST_OS_ID
+  [0x4000_0000, 0x4000_0003, whereHyperv],                      // GUEST_OS_ID, HYPERCALL, VP_INDEX, RESET
+  [0x4000_0022, 0x4000_0023, whereHyperv],                      // TSC_FREQUENCY, APIC_FREQUENCY
+  [0x4000_0080, 0x4000_0084, whereHyperv],                      // SCONTROL to EOM
+  [0x4000_0090, 0x4000_009f, whereHyperv],                      // SINT0 to SINT15
+  [0x4000_0100, 0x4000_0105, whereHyperv],                      // CRASH_P0 to CRASH_P4, CRASH_CTL
   [0x4b56_4d00, 0x4b56_4d00, whereOffered(3, wallClock)],      // KVM_WALL_CLOCK
   [0x4b56_4d01, 0x4b56_4d01, whereOffered(3, systemTime)],
   [0x4b56_4d02, 0x4b56_4d02, whereOffered(4, asyncPfEnable)],

@@ -55,14 +55,14 @@ export class Msrs {
     this.kvmclockOn = false;
   }
 
-  /** As user space reads it: undefined for one that is not there. */
-  get(index: number): bigint | undefined {
-    return (this.#rules.get(index) ?? otherwise(this.#vcpu, index)).read(this.#vcpu, index);
+  /** As user space reads it, or the guest: undefined for one that is not there. */
+  get(index: number, byGuest = false): bigint | undefined {
+    return (this.#rules.get(index) ?? otherwise(this.#vcpu, index)).read(this.#vcpu, index, byGuest);
   }
 
-  /** As user space writes it: false for a refusal. */
-  set(index: number, value: bigint): boolean {
-    return (this.#rules.get(index) ?? otherwise(this.#vcpu, index)).write(this.#vcpu, index, value);
+  /** As user space writes it, or the guest: false for a refusal. */
+  set(index: number, value: bigint, byGuest = false): boolean {
+    return (this.#rules.get(index) ?? otherwise(this.#vcpu, index)).write(this.#vcpu, index, value, byGuest);
   }
 }
 

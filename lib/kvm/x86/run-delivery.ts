@@ -2,8 +2,18 @@
  * How exceptions, NMIs and interrupts reach the guest: which comes first, and what becomes of a fault on the way to its
  * handler (arch/x86/kvm/x86.c:kvm_check_and_inject_events, 6.1 and 6.18; SDM volume 3, 6.15).
  */
+import { EFAULT } from "../../abi/errno.ts";
 import type { Cpu } from "../../hardware/x86/cpu.ts";
-import { DF_FAULT, EXCEPTION, PAGE_FAULT, RUNNING, SHUTDOWN } from "../../hardware/x86/memory.ts";
+import {
+  DF_FAULT,
+  EXCEPTION,
+  EXIT_BAD_ADDRESS,
+  PAGE_FAULT,
+  RUNNING,
+  SHUTDOWN,
+  VECTORING,
+  WAITING,
+} from "../../hardware/x86/memory.ts";
 import { DR7, IF, RF, RFLAGS } from "../../hardware/x86/state.ts";
 import { endInterrupt, takeInterrupt } from "./guest-interrupts.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
@@ -11,6 +21,8 @@ import { DONE_BY_KVM, INTERCEPTED_EXCEPTIONS, isContributory, isFault } from "./
 import type { Debugging } from "./run-debug.ts";
 import type { EmulationFailure } from "./run-emulation-failure.ts";
 import { GO_ON } from "./run-page.ts";
+import type { Vectoring } from "./run-vectoring.ts";
+import * as event from "./run-vectoring.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 const DB_VECTOR = 1;
@@ -18,19 +30,32 @@ const NMI_VECTOR = 2;
 const BP_VECTOR = 3;
 const DR7_GD = 1 << 13;
 
+/** An event met no memory on its way to its handler (run-vectoring.ts). */
+export const STUCK = 3;
+
 export class Delivery {
   readonly #vcpu: X86Vcpu;
   readonly #cpu: Cpu;
   readonly #debugging: Debugging;
   readonly #failure: EmulationFailure;
+  readonly #vectoring: Vectoring;
+  /** what became of the last event that did not reach its handler: an answer of KVM_RUN's parts, or STUCK */
+  outcome = GO_ON;
   /** privileged code is run by KVM's emulator */
   readonly #emulated: boolean;
 
-  constructor(vcpu: X86Vcpu, cpu: Cpu, debugging: Debugging, failure: EmulationFailure) {
+  constructor(
+    vcpu: X86Vcpu,
+    cpu: Cpu,
+    debugging: Debugging,
+    failure: EmulationFailure,
+    vectoring: Vectoring,
+  ) {
     this.#vcpu = vcpu;
     this.#cpu = cpu;
     this.#debugging = debugging;
     this.#failure = failure;
+    this.#vectoring = vectoring;
     this.#emulated = vcpu.vcpu.vm.host.behaviour.kernelCodeEmulated;
   }
 
@@ -69,10 +94,18 @@ export class Delivery {
     }
     // the processor goes to the handler itself, and KVM does not hear of it
     if (isFault(vector)) cpu.state.r32[2 * RFLAGS] |= RF;
-    return this.#deliver(vector, "exception", code) || vcpu.events.tripleFault ? GO_ON : 0;
+    return this.#deliver(vector, event.EXCEPTION, code) ? GO_ON : this.outcome;
   }
 
-  /** Gives the guest what waits: false where it ended in an exit or a triple fault. */
+  /** INT n, INT3, INTO and INT1 met no memory on their way. */
+  softwareStuck(): number {
+    const { memory, source } = this.#cpu;
+    const type = source === "software" ? event.SOFTWARE : event.EXCEPTION;
+    this.#vectoring.keep(type, memory.vector, memory.errorCode);
+    return STUCK;
+  }
+
+  /** Gives the guest what waits: false where it did not reach its handler (`outcome`). */
   inject(): boolean {
     const { events } = this.#vcpu;
     const { exception, nmi, interrupt } = events;
@@ -87,30 +120,34 @@ export class Delivery {
       exception.injected = false;
       // the code is there until the exception is delivered in real mode (kvm_inject_exception, 6.18)
       exception.hasErrorCode &&= state.protectedMode;
-      return this.#deliver(exception.vector, "exception", exception.hasErrorCode ? exception.errorCode : -1);
+      return this.#deliver(
+        exception.vector,
+        event.EXCEPTION,
+        exception.hasErrorCode ? exception.errorCode : -1,
+      );
     }
     if (nmi.injected) {
       nmi.injected = false;
       state.nmiMasked = true;
-      return this.#deliver(NMI_VECTOR, "external", -1);
+      return this.#deliver(NMI_VECTOR, event.NMI, -1);
     }
     if (interrupt.injected) {
       interrupt.injected = false;
       if (this.#emulated) endInterrupt(this.#vcpu, interrupt.nr);
-      return this.#deliver(interrupt.nr, "external", -1);
+      return this.#deliver(interrupt.nr, event.INTERRUPT, -1);
     }
     if (this.#vcpu.debug.blocksInterrupts) return true;
     if (nmi.pending !== 0 && !state.nmiMasked && state.shadow === 0) {
       nmi.pending--;
       state.nmiMasked = true;
-      return this.#deliver(NMI_VECTOR, "external", -1);
+      return this.#deliver(NMI_VECTOR, event.NMI, -1);
     }
     if ((state.r32[2 * RFLAGS] & IF) === 0 || state.shadow !== 0) return true;
     const vector = takeInterrupt(this.#vcpu);
     if (vector < 0) return true;
     interrupt.nr = vector;
     interrupt.soft = false;
-    if (!this.#deliver(vector, "external", -1)) return false;
+    if (!this.#deliver(vector, event.INTERRUPT, -1)) return false;
     // pvm ends it as soon as the guest has it (recorded)
     if (this.#emulated) endInterrupt(this.#vcpu, vector);
     return true;
@@ -141,19 +178,24 @@ export class Delivery {
   }
 
   /** Goes to a handler. A fault on the way there is delivered instead, or becomes a double or a triple fault. */
-  #deliver(vector: number, source: "external" | "exception", errorCode: number): boolean {
+  #deliver(vector: number, type: number, errorCode: number): boolean {
     const cpu = this.#cpu;
     const { memory } = cpu;
     let now = vector;
     let code = errorCode;
-    let kind: "external" | "exception" = source;
+    let kind: "external" | "exception" = type === event.EXCEPTION ? "exception" : "external";
     // a double fault follows the second fault, the end the third
     for (let depth = 0; depth < 4; depth++) {
       const stop = cpu.deliver(now, kind, code);
       if (stop === RUNNING) return true;
       if (stop === SHUTDOWN) break;
+      if (stop === VECTORING || stop === WAITING) {
+        this.#vectoring.keep(kind === "exception" ? event.EXCEPTION : type, now, code);
+        this.outcome = stop === VECTORING ? STUCK : this.#unanswered();
+        return false;
+      }
       if (stop !== EXCEPTION) {
-        this.#failure.exit();
+        this.outcome = this.#failure.exit();
         return false;
       }
       const last = kind === "exception" && now === DF_FAULT;
@@ -167,7 +209,16 @@ export class Delivery {
     }
     this.shutDown();
     cpu.state.shadow = 0;
+    this.outcome = GO_ON;
     return false;
+  }
+
+  /** User space has no memory there any more. */
+  #unanswered(): number {
+    const { memory } = this.#cpu;
+    if (memory.exit !== EXIT_BAD_ADDRESS) return this.#failure.exit();
+    memory.forget();
+    return -EFAULT;
   }
 
   /** The guest cannot go on. Under AMD's module the vCPU is then as after an INIT (shutdown_interception, 6.1). */

@@ -10,7 +10,7 @@ import type { X86Vcpu } from "./vcpu.ts";
 /** what pvm tells of its exit in the data of an internal error (recorded) */
 const PVM_EXIT_INFO = 0x1000;
 /** AMD's exit, and its cause: a page of the guest's that is not there, fetched as user (PFERR_GUEST_FINAL, FETCH, USER) */
-const SVM_EXIT_NPF = 0x400;
+export const SVM_EXIT_NPF = 0x400;
 const SVM_FETCH_FAULT = 0x1_0000_0014;
 
 export class EmulationFailure {
@@ -55,6 +55,20 @@ export class EmulationFailure {
   exit(address = this.#cpu.codeAddress()): number {
     const length = this.#instructionBytes(address);
     this.#page.emulationFailure(this.#instruction, length, this.#emulated ? PVM_EXIT_INFO : 0);
+    return 0;
+  }
+
+  /**
+   * The emulator was given an instruction because an event met no memory on its way, and does not know it: #UD waits, and the
+   * exit tells of the event. A guest of CPL 3 goes on.
+   */
+  whileVectoring(error: number, address: number, event: number, eventCode: number): number {
+    const cpu = this.#cpu;
+    const { exitOnEmulationFailure } = this.#vcpu.vm.settings;
+    const length = this.#instructionBytes(cpu.codeAddress());
+    if (!exitOnEmulationFailure) this.#vcpu.events.queueException(UD);
+    if (!exitOnEmulationFailure && cpu.user !== 0) return GO_ON;
+    this.#page.emulationFailure(this.#instruction, length, SVM_EXIT_NPF, error, address, event, eventCode);
     return 0;
   }
 

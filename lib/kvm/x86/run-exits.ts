@@ -20,6 +20,7 @@ import {
 } from "../../hardware/x86/memory.ts";
 import { RAX, RBX, RCX, RDX, TF } from "../../hardware/x86/state.ts";
 import type { GuestBus } from "./guest-bus.ts";
+import type { HypervCall } from "./hyperv-hypercalls.ts";
 import type { EmulationFailure } from "./run-emulation-failure.ts";
 import { GO_ON, MMIO_DATA, MSR_DATA, MSR_ERROR, PIO_DATA, type RunPage } from "./run-page.ts";
 import type { X86Vcpu } from "./vcpu.ts";
@@ -28,7 +29,7 @@ import { WaitingInstruction } from "./waiting-instruction.ts";
 const QUIRK_OUT_7E = 1 << 3;
 
 /** What the next entry has to finish. */
-export type Unfinished = "nothing" | "port" | "mmio" | "writes" | "out" | "msr" | "hypercall";
+export type Unfinished = "nothing" | "port" | "mmio" | "writes" | "out" | "msr" | "hypercall" | "hyperv";
 
 /** The instruction that waited has its answer, and is to be run again. */
 export const AGAIN = 2;
@@ -83,7 +84,8 @@ export class Exits {
         this.#remember("msr");
         return 0;
       case EXIT_HYPERCALL:
-        this.#hypercall();
+        if (this.#bus.hypervCall === undefined) this.#hypercall();
+        else this.#hypervCall(this.#bus.hypervCall);
         return 0;
       case EXIT_BAD_ADDRESS:
         memory.forget();
@@ -102,6 +104,12 @@ export class Exits {
     );
     this.#page.hypercall(number, args, cpu.long);
     this.#remember("hypercall");
+  }
+
+  #hypervCall({ input, parameter, output }: HypervCall): void {
+    this.#bus.hypervCall = undefined;
+    this.#page.hypervCall(input, parameter, output);
+    this.#remember("hyperv");
   }
 
   /** The quirk of port 0x7e: RIP moves on before the exit. */
@@ -195,6 +203,12 @@ export class Exits {
         cpu.msrFailed = false;
         cpu.msrValue = BigInt.asUintN(cpu.long ? 64 : 32, this.#page.hypercallResult);
         break;
+    }
+    if (unfinished === "hyperv") {
+      const result = this.#page.hypervResult;
+      cpu.msrAnswered = true;
+      cpu.msrFailed = false;
+      cpu.msrValue = cpu.long ? result : this.#bus.splitResult(result);
     }
     return AGAIN;
   }

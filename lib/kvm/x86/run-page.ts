@@ -9,15 +9,21 @@
  */
 import {
   KVM_EXIT_DEBUG,
+  KVM_EXIT_FAIL_ENTRY,
   KVM_EXIT_HYPERCALL,
+  KVM_EXIT_HYPERV,
+  KVM_EXIT_HYPERV_HCALL,
+  KVM_EXIT_HYPERV_SYNIC,
   KVM_EXIT_INTERNAL_ERROR,
   KVM_EXIT_IO,
   KVM_EXIT_IO_IN,
   KVM_EXIT_IO_OUT,
   KVM_EXIT_IOAPIC_EOI,
   KVM_EXIT_MMIO,
+  KVM_EXIT_SYSTEM_EVENT,
   KVM_EXIT_X86_RDMSR,
   KVM_EXIT_X86_WRMSR,
+  KVM_INTERNAL_ERROR_DELIVERY_EV,
   KVM_INTERNAL_ERROR_EMULATION,
   KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
 } from "../../abi/kvm.ts";
@@ -42,6 +48,8 @@ export const MSR_DATA = UNION + 16;
 const HYPERCALL_RESULT = UNION + 56;
 const HYPERCALL_FLAGS = UNION + 64;
 const HYPERCALL_ARGUMENTS = 6;
+/** bytes of struct kvm_hyperv_exit */
+const HYPERV_EXIT = 56;
 export const VALID_REGS = 288;
 export const DIRTY_REGS = 296;
 export const SYNC_REGS = 304;
@@ -141,8 +149,72 @@ export class RunPage {
     this.bytes[UNION] = vector;
   }
 
-  /** An instruction that cannot be run, with its bytes if they could be read; `info` is what the flavour tells of its exit. */
-  emulationFailure(instruction: Uint8Array, length: number, info: number, error = 0, address = 0): void {
+  /** The processor did not take the guest's state; it is the host's first processor that looked at it. */
+  failEntry(reason: number): number {
+    store64(this.bytes, UNION, reason);
+    store32(this.bytes, UNION + 8, 0);
+    return this.exit(KVM_EXIT_FAIL_ENTRY);
+  }
+
+  /** What Hyper-V's MSRs ask for: KVM_SYSTEM_EVENT_*. */
+  systemEvent(type: number): number {
+    store32(this.bytes, UNION, type);
+    store32(this.bytes, UNION + 4, 0);
+    return this.exit(KVM_EXIT_SYSTEM_EVENT);
+  }
+
+  /** A guest has written an MSR of SynIC's. */
+  synic(msr: number, control: bigint, eventPage: bigint, messagePage: bigint): number {
+    const { bytes } = this;
+    bytes.fill(0, UNION, UNION + HYPERV_EXIT);
+    store32(bytes, UNION, KVM_EXIT_HYPERV_SYNIC);
+    store32(bytes, UNION + 8, msr);
+    store64(bytes, UNION + 16, control);
+    store64(bytes, UNION + 24, eventPage);
+    store64(bytes, UNION + 32, messagePage);
+    return this.exit(KVM_EXIT_HYPERV);
+  }
+
+  /** A hypercall of Hyper-V's. */
+  hypervCall(input: bigint, parameter: bigint, output: bigint): number {
+    const { bytes } = this;
+    store32(bytes, UNION, KVM_EXIT_HYPERV_HCALL);
+    store64(bytes, UNION + 8, input);
+    store64(bytes, UNION + 24, parameter);
+    store64(bytes, UNION + 32, output);
+    return this.exit(KVM_EXIT_HYPERV);
+  }
+
+  get hypervResult(): bigint {
+    return load64(this.bytes, UNION + 16);
+  }
+
+  /** An event met an address without memory: what the processor told of its exit, and the host's processor, the first one. */
+  vectoringFailure(code: number, error: number, address: number): number {
+    const { bytes } = this;
+    store32(bytes, UNION, KVM_INTERNAL_ERROR_DELIVERY_EV);
+    store32(bytes, UNION + 4, 5);
+    store64(bytes, UNION + 8, address);
+    store64(bytes, UNION + 16, code);
+    store64(bytes, UNION + 24, error);
+    store64(bytes, UNION + 32, address);
+    store64(bytes, UNION + 40, 0);
+    return this.exit(KVM_EXIT_INTERNAL_ERROR);
+  }
+
+  /**
+   * An instruction that cannot be run, with its bytes if they could be read. What the flavour tells of its exit: `info`, its
+   * error and address, and `event`, which was on its way.
+   */
+  emulationFailure(
+    instruction: Uint8Array,
+    length: number,
+    info: number,
+    error = 0,
+    address = 0,
+    event = 0,
+    eventCode = 0,
+  ): void {
     const { bytes } = this;
     this.exitReason = KVM_EXIT_INTERNAL_ERROR;
     store32(bytes, UNION, KVM_INTERNAL_ERROR_EMULATION);
@@ -157,7 +229,8 @@ export class RunPage {
     store64(bytes, at, info);
     store64(bytes, at + 8, error);
     store64(bytes, at + 16, address);
-    bytes.fill(0, at + 24, at + 40);
+    store64(bytes, at + 24, event);
+    store64(bytes, at + 32, eventCode);
     store32(bytes, UNION + 4, (at + 40 - UNION - 8) / 8);
   }
 

@@ -6,6 +6,7 @@
  * emulator (pvm), it looks for them only every 1024 instructions, as recorded; elsewhere after each.
  *
  * The rooms beside this one: run-sleep.ts (HLT, INIT and SIPI), run-delivery.ts (exceptions, NMIs, interrupts),
+ * run-vectoring.ts (events that meet no memory), run-fail-entry.ts (states that no processor enters),
  * run-exits.ts (instructions that wait for user space), run-debug.ts (steps and breakpoints), run-emulation-failure.ts
  * (instructions that nobody knows), run-page.ts (the bytes of struct kvm_run).
  *
@@ -30,7 +31,7 @@ import {
 import { load32, store32, store64 } from "../../abi/struct.ts";
 import type { Bus } from "../../hardware/x86/bus.ts";
 import { Cpu, type CpuOptions } from "../../hardware/x86/cpu.ts";
-import { EXCEPTION, RUNNING, SHUTDOWN, UNHANDLED, WAITING } from "../../hardware/x86/memory.ts";
+import { EXCEPTION, RUNNING, SHUTDOWN, UNHANDLED, VECTORING, WAITING } from "../../hardware/x86/memory.ts";
 import { CpuState, DR7, IF, RFLAGS, SHADOW_MOV_SS, TF } from "../../hardware/x86/state.ts";
 import { ASLEEP, BUSY } from "../../kernel/long-call.ts";
 import { GuestBus } from "./guest-bus.ts";
@@ -39,9 +40,10 @@ import { type GuestPolicy, guestPolicy } from "./guest-policy.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
 import { INTERCEPTED, PORT_STRINGS } from "./intercepts.ts";
 import { Debugging, DR6_BS } from "./run-debug.ts";
-import { Delivery } from "./run-delivery.ts";
+import { Delivery, STUCK } from "./run-delivery.ts";
 import { EmulationFailure } from "./run-emulation-failure.ts";
 import { AGAIN, Exits } from "./run-exits.ts";
+import { entryFails, SVM_EXIT_ERR } from "./run-fail-entry.ts";
 import {
   APIC_BASE,
   CR8,
@@ -54,6 +56,7 @@ import {
   VALID_REGS,
 } from "./run-page.ts";
 import { Sleep } from "./run-sleep.ts";
+import { Vectoring } from "./run-vectoring.ts";
 import { readSyncRegs, unknownRegisters, writeSyncRegs } from "./sync-regs.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
@@ -75,6 +78,7 @@ export class Runner {
   readonly #sleep: Sleep;
   readonly #failure: EmulationFailure;
   readonly #debugging: Debugging;
+  readonly #vectoring: Vectoring;
   readonly #delivery: Delivery;
   readonly #exits: Exits;
   /** privileged code is run by KVM's emulator */
@@ -108,7 +112,8 @@ export class Runner {
     this.#sleep = new Sleep(vcpu, this.cpu, this.#page, this.#policy);
     this.#failure = new EmulationFailure(vcpu, this.cpu, this.#page);
     this.#debugging = new Debugging(vcpu, this.cpu, this.#page);
-    this.#delivery = new Delivery(vcpu, this.cpu, this.#debugging, this.#failure);
+    this.#vectoring = new Vectoring(vcpu, this.cpu, this.#page, this.#failure);
+    this.#delivery = new Delivery(vcpu, this.cpu, this.#debugging, this.#failure, this.#vectoring);
     this.#exits = new Exits(vcpu, this.cpu, this.#bus, this.#page, this.#failure);
   }
 
@@ -201,12 +206,7 @@ export class Runner {
       if (result === ASLEEP || (result <= 0 && result !== -EINTR)) return result;
       if (kernel.work.pending !== 0) kernel.work.policy(kernel.work);
       vcpu.lapic?.injectTimer();
-      if (
-        page.wantsInterruptWindow &&
-        vcpu.vm.irqchipMode !== "kernel" &&
-        this.#readyForInterrupt(this.cpu.state.r32[2 * RFLAGS])
-      )
-        return page.exit(KVM_EXIT_IRQ_WINDOW_OPEN);
+      if (page.wantsInterruptWindow && this.#windowOpen) return page.exit(KVM_EXIT_IRQ_WINDOW_OPEN);
       // a signal ended the sleep, or kept the guest from being entered: it counts only if there is no window
       if (
         result === -EINTR ||
@@ -219,6 +219,10 @@ export class Runner {
       }
       if (this.#budget <= pause) return BUSY;
     }
+  }
+
+  get #windowOpen(): boolean {
+    return this.#vcpu.vm.irqchipMode !== "kernel" && this.#readyForInterrupt(this.cpu.state.r32[2 * RFLAGS]);
   }
 
   /** Whether user space may inject an interrupt now (kvm_vcpu_ready_for_interrupt_injection). */
@@ -256,6 +260,7 @@ export class Runner {
       vcpu.pendingIoapicEoi = -1;
       return 0;
     }
+    if (vcpu.hyperv.requests !== 0) return vcpu.hyperv.exit(this.#page);
     if (lapic !== undefined) {
       vcpu.vm.irqchip!.scan(lapic);
       if (lapic.pendingEvents !== 0) {
@@ -265,9 +270,45 @@ export class Runner {
       if (lapic.eventRequested || events.exceptionWaits) lapic.picHeard = true;
       lapic.eventRequested = false;
     }
-    if (vcpu.vcpu.interrupted) this.#delivery.hold();
-    else if (!this.#delivery.inject()) return events.tripleFault ? GO_ON : 0;
-    return vcpu.vcpu.interrupted ? GO_ON : this.#execute();
+    if (vcpu.vcpu.interrupted) {
+      this.#delivery.hold();
+      return GO_ON;
+    }
+    if (!this.#emulated && entryFails(this.cpu.state, events)) {
+      this.#delivery.hold();
+      return this.#page.failEntry(SVM_EXIT_ERR);
+    }
+    if (!this.#delivery.inject()) return this.#unlessStuck(this.#delivery.outcome);
+    if (vcpu.vcpu.interrupted) return GO_ON;
+    // a processor leaves as soon as it could take an interrupt: at once (svm_enable_irq_window)
+    if (!this.#emulated && this.#page.wantsInterruptWindow && this.#windowOpen) return GO_ON;
+    return this.#execute();
+  }
+
+  /** An event met no memory on its way to its handler: user space is told, or KVM's emulator does the instruction at RIP. */
+  #stuck(): number {
+    const { cpu } = this;
+    const { options } = cpu;
+    if (this.#vectoring.isReported) return this.#vectoring.exit();
+    this.#budget--;
+    this.#trap = (cpu.state.r32[2 * RFLAGS] & TF) !== 0;
+    options.emulated = cpu.cpl === 0;
+    options.portRestarts = false;
+    const stop = cpu.step();
+    options.emulated = false;
+    options.portRestarts = true;
+    if (stop === UNHANDLED || cpu.refused) {
+      cpu.memory.forget();
+      return this.#vectoring.refused();
+    }
+    this.#finishing = true;
+    const stopped = stop === RUNNING ? GO_ON : this.#stopped(stop);
+    this.#finishing = false;
+    if (stop !== RUNNING) return stopped;
+    // nobody looks whether the emulator met HLT
+    cpu.halted = false;
+    const result = this.#stepped(true);
+    return result < 0 ? GO_ON : result;
   }
 
   /** The vCPU's ring of dirty pages has to be collected first. */
@@ -333,7 +374,10 @@ export class Runner {
       if (processor) {
         if (lapic?.eventRequested === true || kernel.work.pending !== 0 || vcpu.pendingIoapicEoi >= 0)
           return GO_ON;
-        if (bus.tprAccessed) return GO_ON;
+        if (bus.wantsEntry) {
+          bus.wantsEntry = false;
+          return GO_ON;
+        }
         if (bus.ringPushed) {
           bus.ringPushed = false;
           if (this.#ringFull) return GO_ON;
@@ -390,7 +434,9 @@ export class Runner {
   #stopped(stop: number): number {
     switch (stop) {
       case EXCEPTION:
-        return this.#delivery.raised(this.#finishing);
+        return this.#unlessStuck(this.#delivery.raised(this.#finishing));
+      case VECTORING:
+        return this.#unlessStuck(this.#delivery.softwareStuck());
       case WAITING:
         return this.#exits.wait();
       case SHUTDOWN:
@@ -402,6 +448,10 @@ export class Runner {
       default:
         return GO_ON;
     }
+  }
+
+  #unlessStuck(outcome: number): number {
+    return outcome === STUCK ? this.#stuck() : outcome;
   }
 
   /** The instruction that waits for user space is run: GO_ON, or 0 for another exit. */

@@ -8,6 +8,7 @@ import { Cpuid } from "./cpuid.ts";
 import { DebugRegisters } from "./debug.ts";
 import { Events } from "./events.ts";
 import { Fpu } from "./fpu.ts";
+import { HypervVcpu } from "./hyperv.ts";
 import { LapicClock } from "./lapic.ts";
 import { MachineCheck } from "./mce.ts";
 import { Msrs } from "./msrs.ts";
@@ -33,6 +34,7 @@ export class X86Vcpu implements VcpuArch {
   readonly events = new Events();
   readonly msrs: Msrs;
   readonly mce = new MachineCheck();
+  readonly hyperv: HypervVcpu;
   /** the frequency that the guest is told, as KVM_SET_TSC_KHZ left it */
   tscKhz: number;
   /** what the guest's TSC is ahead of the host's, modulo 2^64 */
@@ -61,6 +63,7 @@ export class X86Vcpu implements VcpuArch {
     this.mpState = vm.irqchipMode === "none" || vcpu.id === vm.bootCpuId ? RUNNABLE : UNINITIALIZED;
     this.tscKhz = vm.tscKhz;
     this.msrs = new Msrs(this);
+    this.hyperv = new HypervVcpu(this, vm.vm.vcpus.length);
     this.registers = new Registers(this);
     if (vm.irqchip !== undefined) {
       this.lapic = new Lapic(vm.irqchip.system, vcpu.id, this.isBootCpu);

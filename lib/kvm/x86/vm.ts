@@ -19,6 +19,7 @@ import { enableVmCap, newSettings, tellApics, type VmSettings, x2apicApiFlags } 
 import { hostTscKhz, KvmClock } from "./clock.ts";
 import type { MsrFilter } from "./filters.ts";
 import { hostPhysicalBits } from "./host-cpuid.ts";
+import { HypervVm } from "./hyperv.ts";
 import type { Irqchip } from "./irqchip.ts";
 import type { KvmPit } from "./pit.ts";
 import { encryptionContext } from "./sev.ts";
@@ -56,8 +57,7 @@ export class X86Vm implements VmArch {
   /** MSR_KVM_WALL_CLOCK: where the guest wants the time of its start */
   wallClock = 0n;
   readonly tscSync = new TscSync();
-  /** connections of Hyper-V's that have an eventfd */
-  readonly hypervConnections = new Set<number>();
+  readonly hyperv = new HypervVm();
   msrFilter: MsrFilter | undefined;
   pmuEventFilter: { action: number; flags: number; events: readonly bigint[] } | undefined;
   #irqchip: Irqchip | undefined;
