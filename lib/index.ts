@@ -22,7 +22,7 @@ export {
 } from "./hardware/pci-device.ts";
 export { type CapabilityImage, type ExtendedImage, type PciImage, pciImage } from "./hardware/pci-image.ts";
 export { doorbell, intxLevel, type Register, RegisterDevice } from "./hardware/register-device.ts";
-export { type AddressSpace, PROT_READ, PROT_WRITE, SIGBUS, SIGSEGV } from "./kernel/address-space.ts";
+export { type AddressSpace, SIGBUS, SIGSEGV } from "./kernel/address-space.ts";
 export type { UserArgument } from "./kernel/argument.ts";
 export { type CheckedSyscalls, checked, LinuxError } from "./kernel/checked.ts";
 export { Clock, type Timer } from "./kernel/clock.ts";

@@ -6,6 +6,8 @@
  * to the VMM) and ends the interrupt; only then is the resamplefd signalled, and only then is the line down again.
  */
 import { EINTR } from "../abi/errno.ts";
+import { EFD_NONBLOCK } from "../abi/eventfd.ts";
+import { O_RDWR } from "../abi/fcntl.ts";
 import {
   KVM_CREATE_IRQCHIP,
   KVM_CREATE_VCPU,
@@ -20,13 +22,11 @@ import {
   KvmUserspaceMemoryRegion,
 } from "../abi/kvm.ts";
 import { KVM_GET_SREGS, KVM_SET_REGS, KVM_SET_SREGS, KvmRegs, KvmSregs } from "../abi/kvm-x86.ts";
+import { MAP_SHARED } from "../abi/mman.ts";
 import { load32 } from "../abi/struct.ts";
 import type { Syscalls } from "../kernel/syscalls.ts";
 
-const O_RDWR = 2;
-const EFD_NONBLOCK = 0x800;
 const PROT_RW = 3;
-const MAP_SHARED = 1;
 const MAP_SHARED_ANONYMOUS = 0x21;
 const MEMORY = 0x10000;
 const GSI = 5;

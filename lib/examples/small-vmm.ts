@@ -6,6 +6,7 @@
  *     npm run vmm
  */
 import { EINTR } from "../abi/errno.ts";
+import { O_RDWR } from "../abi/fcntl.ts";
 import {
   KVM_CREATE_IRQCHIP,
   KVM_CREATE_VCPU,
@@ -125,7 +126,6 @@ const script: GuestScript = {
 
 // ---- the VMM --------------------------------------------------------------------------------------------------------
 
-const O_RDWR = 2;
 const READ_WRITE = 3;
 const SHARED = 1;
 const PRIVATE_ANONYMOUS = 0x22;

@@ -7,7 +7,6 @@
  * is compared. A vCPU that sleeps is stopped where it is, and the program goes on. In a storm of interrupts a vCPU sleeps now
  * and then (KVM lets it, for 10 ms after 10,000 of them), so a real one may be found asleep where the fake runs on.
  */
-
 import { EAGAIN, EINTR } from "../abi/errno.ts";
 import { fromHex } from "../abi/hex.ts";
 import {
@@ -23,6 +22,7 @@ import {
   KVM_MP_STATE_RUNNABLE,
   KVM_RUN,
 } from "../abi/kvm.ts";
+import { MAP_SHARED } from "../abi/mman.ts";
 import { load32 } from "../abi/struct.ts";
 import type { Run, Step } from "./interpreter.ts";
 import type { Operation } from "./program.ts";
@@ -33,7 +33,6 @@ export const GUEST_RAM = 0x2_0000;
 export const GUEST_ROM = 0x2000;
 
 const PROT_READ_WRITE = 3;
-const MAP_SHARED = 1;
 /** the page of struct kvm_run, that of port data, the ring of coalesced accesses */
 const SHARED_PAGES = 0x3000;
 const IMMEDIATE_EXIT = 1;

@@ -7,6 +7,7 @@
  *
  * KVM_RUN is an operation of its own (guest-run.ts): as a plain request it is not made.
  */
+import { F_GETFL, O_NONBLOCK, O_RDWR } from "../abi/fcntl.ts";
 import { fromHex } from "../abi/hex.ts";
 import {
   KVM_CREATE_DEVICE,
@@ -17,9 +18,9 @@ import {
   KvmCreateDevice,
 } from "../abi/kvm.ts";
 import { KVM_GET_SUPPORTED_CPUID, KVM_SET_CPUID2, KvmCpuid2, KvmCpuidEntry2 } from "../abi/kvm-x86.ts";
+import { POLLIN, POLLOUT } from "../abi/poll.ts";
 import { findRequest } from "../abi/requests.ts";
 import { load32, store32, store64 } from "../abi/struct.ts";
-import { O_NONBLOCK } from "../kernel/file.ts";
 import type { Syscalls } from "../kernel/syscalls.ts";
 import { guestMemory, runGuest } from "./guest-run.ts";
 import {
@@ -65,10 +66,6 @@ export const GUEST_MEMORY = 0x40_0000;
 const BUFFER = 0x2000;
 const PROT_READ_WRITE = 3;
 const MAP_PRIVATE_ANONYMOUS = 0x22;
-const POLLIN = 1;
-const POLLOUT = 4;
-const F_GETFL = 3;
-const O_RDWR = 2;
 const none: readonly Uint8Array[] = [];
 
 interface Opened {

@@ -37,13 +37,13 @@ import {
   KvmVcpuEvents,
   KvmXcrs,
 } from "../abi/kvm-x86.ts";
+import { POLLIN } from "../abi/poll.ts";
 import { store32 } from "../abi/struct.ts";
 import { mayRead, type Run, read, type Step } from "./interpreter.ts";
 import type { Part } from "./program.ts";
 
 type Answer = Omit<Step, "operation">;
 
-const POLLIN = 1;
 const LAPIC_STATE = 0x400;
 const XSAVE_STATE = 0x1000;
 /** room for the bitmap of the largest slot */

@@ -9,6 +9,7 @@
  * Missing: MAP_GROWSDOWN, huge pages, mremap, swap. mprotect exists for the access rules only.
  */
 import { EINVAL, ENOMEM } from "../abi/errno.ts";
+import { PROT_READ, PROT_WRITE } from "../abi/mman.ts";
 
 /** Bytes of a page where nobody says otherwise. */
 export const PAGE_SIZE = 4096;
@@ -18,11 +19,6 @@ export const TASK_SIZE = 0x7fff_ffff_f000;
 const MMAP_BASE = 0x7fff_f7ff_f000;
 /** The lowest address that mmap hands out (vm.mmap_min_addr). */
 const MMAP_MIN = 0x10000;
-
-/** mmap, mprotect: may be read. */
-export const PROT_READ = 1;
-/** mmap, mprotect: may be written. */
-export const PROT_WRITE = 2;
 
 /** Device memory behind a mapping: every access of the program arrives here with its width. */
 export interface DeviceMemory {

@@ -8,7 +8,8 @@
  * No copy is made where the bytes lie in one mapping. Where they span several, `readable` gathers them and
  * `writable` scatters them when the call ends (`finish`).
  */
-import { type AddressSpace, PROT_READ, PROT_WRITE } from "./address-space.ts";
+import { PROT_READ, PROT_WRITE } from "../abi/mman.ts";
+import type { AddressSpace } from "./address-space.ts";
 
 /** What a caller may pass where Linux takes `unsigned long`. */
 export type UserArgument = number | bigint | Uint8Array;

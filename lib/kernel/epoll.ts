@@ -7,20 +7,29 @@
  * number of paths (EINVAL beyond 500 at depth two and so on) is not.
  */
 import { EEXIST, EFAULT, EINVAL, ELOOP, ENOENT, ENOTTY, EPERM } from "../abi/errno.ts";
-import { EPIOCGPARAMS, EPIOCSPARAMS, EpollParams } from "../abi/poll.ts";
+import { O_RDWR } from "../abi/fcntl.ts";
+import {
+  EPIOCGPARAMS,
+  EPIOCSPARAMS,
+  EPOLL_CTL_ADD,
+  EPOLL_CTL_DEL,
+  EPOLL_CTL_MOD,
+  EPOLLERR,
+  EPOLLET,
+  EPOLLEXCLUSIVE,
+  EPOLLHUP,
+  EPOLLIN,
+  EPOLLONESHOT,
+  EPOLLOUT,
+  EPOLLRDNORM,
+  EPOLLWAKEUP,
+  EpollParams,
+} from "../abi/poll.ts";
 import type { Argument } from "./argument.ts";
-import { EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDNORM, File, O_RDWR } from "./file.ts";
+import { File } from "./file.ts";
 import type { Kernel } from "./kernel.ts";
 import type { EpollEvent } from "./syscalls.ts";
 import { type Waiter, WaitQueue } from "./wait-queue.ts";
-
-export const EPOLL_CTL_ADD = 1;
-export const EPOLL_CTL_DEL = 2;
-export const EPOLL_CTL_MOD = 3;
-export const EPOLLET = 0x8000_0000;
-export const EPOLLONESHOT = 0x4000_0000;
-export const EPOLLWAKEUP = 0x2000_0000;
-export const EPOLLEXCLUSIVE = 0x1000_0000;
 
 /** the flags of an interest, which no file reports */
 const FLAGS = 0xf000_0000;

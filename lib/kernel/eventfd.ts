@@ -6,15 +6,14 @@
  * The counter is kept in two 32-bit halves: no bigint on the way of an interrupt.
  */
 import { EAGAIN, EFAULT, EINVAL } from "../abi/errno.ts";
+import { EFD_SEMAPHORE } from "../abi/eventfd.ts";
+import { O_NONBLOCK, O_RDWR } from "../abi/fcntl.ts";
+import { EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT } from "../abi/poll.ts";
 import { load32, store32 } from "../abi/struct.ts";
 import type { Argument } from "./argument.ts";
-import { EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, File, O_CLOEXEC, O_NONBLOCK, O_RDWR } from "./file.ts";
+import { File } from "./file.ts";
 import type { Kernel } from "./kernel.ts";
 import { WaitQueue } from "./wait-queue.ts";
-
-export const EFD_SEMAPHORE = 1;
-export const EFD_NONBLOCK = O_NONBLOCK;
-export const EFD_CLOEXEC = O_CLOEXEC;
 
 const MAX = 0xffff_ffff;
 /** what a read copies out */

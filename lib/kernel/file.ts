@@ -3,29 +3,17 @@
  * operation: no read or write → EINVAL, no ioctl → ENOTTY, no mmap → ENODEV, no poll → always readable and writable.
  */
 import { EINVAL, ENODEV, ENOTTY } from "../abi/errno.ts";
+import { O_ACCMODE, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_WRONLY } from "../abi/fcntl.ts";
+import { EPOLLIN, EPOLLOUT, EPOLLRDNORM, EPOLLWRNORM } from "../abi/poll.ts";
 import type { Backing } from "./address-space.ts";
 import type { Argument } from "./argument.ts";
 import type { Kernel } from "./kernel.ts";
 import type { Process } from "./process.ts";
 import type { WaitQueue } from "./wait-queue.ts";
 
-export const O_ACCMODE = 3;
-export const O_RDONLY = 0;
-export const O_WRONLY = 1;
-export const O_RDWR = 2;
-export const O_NONBLOCK = 0x800;
 export const O_ASYNC = 0x2000;
-export const O_CLOEXEC = 0x80000;
 export const O_PATH = 0x200000;
 
-export const EPOLLIN = 0x001;
-export const EPOLLPRI = 0x002;
-export const EPOLLOUT = 0x004;
-export const EPOLLERR = 0x008;
-export const EPOLLHUP = 0x010;
-export const POLLNVAL = 0x020;
-export const EPOLLRDNORM = 0x040;
-export const EPOLLWRNORM = 0x100;
 /** What poll reports for a file without a poll operation (include/linux/poll.h, 6.1). */
 export const DEFAULT_POLLMASK = EPOLLIN | EPOLLOUT | EPOLLRDNORM | EPOLLWRNORM;
 

@@ -6,9 +6,10 @@
  * an unknown request). The caller is taken for root: FIFREEZE and FITHAW are not refused with EPERM.
  */
 import { EFAULT, EINVAL, ENOMEM, ENOTTY, EOPNOTSUPP } from "../abi/errno.ts";
+import { O_NONBLOCK } from "../abi/fcntl.ts";
 import { load16, load32, store32 } from "../abi/struct.ts";
 import type { Argument } from "./argument.ts";
-import { type File, O_ASYNC, O_NONBLOCK } from "./file.ts";
+import { type File, O_ASYNC } from "./file.ts";
 
 export const FIONCLEX = 0x5450;
 export const FIOCLEX = 0x5451;

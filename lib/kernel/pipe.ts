@@ -6,20 +6,11 @@
  * Missing: F_SETPIPE_SZ, SIGPIPE (EPIPE alone), notification pipes.
  */
 import { EAGAIN, EFAULT, ENOTTY, EPIPE } from "../abi/errno.ts";
+import { O_NONBLOCK, O_RDONLY, O_WRONLY } from "../abi/fcntl.ts";
+import { EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDNORM, EPOLLWRNORM } from "../abi/poll.ts";
 import { store32 } from "../abi/struct.ts";
 import type { Argument } from "./argument.ts";
-import {
-  EPOLLERR,
-  EPOLLHUP,
-  EPOLLIN,
-  EPOLLOUT,
-  EPOLLRDNORM,
-  EPOLLWRNORM,
-  File,
-  O_NONBLOCK,
-  O_RDONLY,
-  O_WRONLY,
-} from "./file.ts";
+import { File } from "./file.ts";
 import type { Kernel } from "./kernel.ts";
 import { WaitQueue } from "./wait-queue.ts";
 

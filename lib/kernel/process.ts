@@ -18,24 +18,41 @@ import {
   EPERM,
   ESPIPE,
 } from "../abi/errno.ts";
-import type { Encoding, Request } from "../abi/ioctl.ts";
-import { AddressSpace, type Backing, PROT_WRITE, type SIGBUS, type SIGSEGV } from "./address-space.ts";
-import { Argument, type UserArgument } from "./argument.ts";
-import { canPoll, EPOLL_CTL_DEL, Epoll } from "./epoll.ts";
-import { EFD_CLOEXEC, EFD_NONBLOCK, EFD_SEMAPHORE, EventFd } from "./eventfd.ts";
-import { FdTable } from "./fd-table.ts";
+import { EFD_CLOEXEC, EFD_NONBLOCK, EFD_SEMAPHORE } from "../abi/eventfd.ts";
 import {
-  EPOLLERR,
-  EPOLLHUP,
-  EPOLLIN,
-  File,
+  F_DUPFD,
+  F_DUPFD_CLOEXEC,
+  F_GETFD,
+  F_GETFL,
+  F_SETFD,
+  F_SETFL,
+  FD_CLOEXEC,
   O_ACCMODE,
-  O_ASYNC,
+  O_APPEND,
   O_CLOEXEC,
+  O_CREAT,
+  O_EXCL,
   O_NONBLOCK,
-  O_PATH,
-  POLLNVAL,
-} from "./file.ts";
+} from "../abi/fcntl.ts";
+import type { Encoding, Request } from "../abi/ioctl.ts";
+import {
+  MAP_ANONYMOUS,
+  MAP_FIXED,
+  MAP_FIXED_NOREPLACE,
+  MAP_HUGETLB,
+  MAP_PRIVATE,
+  MAP_SHARED,
+  MAP_SHARED_VALIDATE,
+  MAP_TYPE,
+  PROT_WRITE,
+} from "../abi/mman.ts";
+import { EPOLL_CTL_DEL, EPOLLERR, EPOLLHUP, EPOLLIN, POLLNVAL } from "../abi/poll.ts";
+import { AddressSpace, type Backing, type SIGBUS, type SIGSEGV } from "./address-space.ts";
+import { Argument, type UserArgument } from "./argument.ts";
+import { canPoll, Epoll } from "./epoll.ts";
+import { EventFd } from "./eventfd.ts";
+import { FdTable } from "./fd-table.ts";
+import { File, O_ASYNC, O_PATH } from "./file.ts";
 import { genericIoctl, maybeGeneric } from "./generic-ioctl.ts";
 import type { Kernel } from "./kernel.ts";
 import { longCall } from "./long-call.ts";
@@ -44,36 +61,17 @@ import { whenReady } from "./readable.ts";
 import { type SignalHandler, Signals } from "./signals.ts";
 import type { EpollEvent, PollFd, Syscalls } from "./syscalls.ts";
 
-export const MAP_SHARED = 0x01;
-export const MAP_PRIVATE = 0x02;
-export const MAP_SHARED_VALIDATE = 0x03;
-/** the bits that hold one of the above */
-const MAP_TYPE = 0x0f;
-export const MAP_FIXED = 0x10;
-export const MAP_ANONYMOUS = 0x20;
 const MAP_GROWSDOWN = 0x100;
-const MAP_HUGETLB = 0x40000;
-export const MAP_FIXED_NOREPLACE = 0x100000;
 
 /** the flags that MAP_SHARED_VALIDATE takes of a file without more of its own (include/linux/mman.h, 6.1) */
 const LEGACY_MAP_MASK = 0x7f9f3;
 
-const F_DUPFD = 0;
-const F_GETFD = 1;
-const F_SETFD = 2;
-const F_GETFL = 3;
-const F_SETFL = 4;
-const F_DUPFD_CLOEXEC = 1030;
-const FD_CLOEXEC = 1;
 /** the commands that a descriptor which is only a name takes (fs/fcntl.c:check_fcntl_cmd, 6.1) */
 const FOR_NAMES = new Set([F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL]);
 
 /** every open of a 64-bit program has it; arm64 and powerpc number it otherwise (include/uapi/asm-generic/fcntl.h, 6.1) */
 const O_LARGEFILE = 0x8000;
-const O_APPEND = 0x400;
 const O_NOATIME = 0x40000;
-const O_CREAT = 0x40;
-const O_EXCL = 0x80;
 const O_DSYNC = 0x1000;
 const O_DIRECTORY = 0x10000;
 const O_NOFOLLOW = 0x20000;

@@ -7,6 +7,7 @@
  * flags u32, group u32, attr u64, addr u64 (a pointer whose target depends on the attribute).
  */
 import { EBUSY, EFAULT, EIO, EMFILE, ENODEV, ENOMEM, ENOTTY, EPERM } from "../abi/errno.ts";
+import { O_RDWR } from "../abi/fcntl.ts";
 import {
   KVM_CREATE_DEVICE_TEST,
   KVM_GET_DEVICE_ATTR,
@@ -17,7 +18,7 @@ import {
 } from "../abi/kvm.ts";
 import { store32 } from "../abi/struct.ts";
 import type { Argument } from "../kernel/argument.ts";
-import { File, O_RDWR } from "../kernel/file.ts";
+import { File } from "../kernel/file.ts";
 import type { Process } from "../kernel/process.ts";
 import type { Vm, VmFile } from "./vm.ts";
 

@@ -5,6 +5,7 @@
  * Missing: fallocate and the private half of memory; mapping works where GUEST_MEMFD_FLAG_MMAP was given.
  */
 import { EBADF, EFAULT, EINVAL, EMFILE, ENODEV, ENOMEM } from "../abi/errno.ts";
+import { O_RDWR } from "../abi/fcntl.ts";
 import {
   GUEST_MEMFD_FLAG_MMAP,
   KVM_CAP_GUEST_MEMFD,
@@ -14,7 +15,7 @@ import {
 } from "../abi/kvm.ts";
 import { type Backing, PAGE_SIZE } from "../kernel/address-space.ts";
 import type { Argument } from "../kernel/argument.ts";
-import { File, O_RDWR } from "../kernel/file.ts";
+import { File } from "../kernel/file.ts";
 import type { Process } from "../kernel/process.ts";
 import type { Entry } from "./dispatch.ts";
 import type { Vm, VmFile } from "./vm.ts";

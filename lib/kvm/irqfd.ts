@@ -17,9 +17,9 @@
  */
 import { EAGAIN, EBADF, EBUSY, EFAULT, EINVAL, ENOMEM } from "../abi/errno.ts";
 import { KVM_IRQFD_FLAG_DEASSIGN, KVM_IRQFD_FLAG_RESAMPLE, KvmIrqfd } from "../abi/kvm.ts";
+import { EPOLLHUP, EPOLLIN } from "../abi/poll.ts";
 import type { Argument } from "../kernel/argument.ts";
 import { EventFd } from "../kernel/eventfd.ts";
-import { EPOLLHUP, EPOLLIN } from "../kernel/file.ts";
 import { type BypassConsumer, type BypassProducer, irqBypass } from "../kernel/irq-bypass.ts";
 import type { Process } from "../kernel/process.ts";
 import type { Waiter } from "../kernel/wait-queue.ts";

@@ -10,6 +10,7 @@
  * `values`.
  */
 import { EFAULT } from "../abi/errno.ts";
+import { O_RDONLY } from "../abi/fcntl.ts";
 import {
   KVM_GET_STATS_FD,
   KVM_STATS_TYPE_INSTANT,
@@ -21,7 +22,7 @@ import {
 } from "../abi/kvm.ts";
 import { store64 } from "../abi/struct.ts";
 import type { Argument } from "../kernel/argument.ts";
-import { File, O_RDONLY } from "../kernel/file.ts";
+import { File } from "../kernel/file.ts";
 import type { Entry } from "./dispatch.ts";
 import type { KvmHost } from "./host.ts";
 import type { VcpuFile } from "./vcpu.ts";

@@ -4,11 +4,12 @@
  * coalesced ring in the third, and from page 64 on the dirty ring, if there is one.
  */
 import { EFAULT, EINTR, EINVAL, EIO, EPERM } from "../abi/errno.ts";
+import { O_RDWR } from "../abi/fcntl.ts";
 import { KVM_ENABLE_CAP, KVM_RUN, KVMIO, KvmEnableCap } from "../abi/kvm.ts";
 import { PROT_EXEC } from "../abi/mman.ts";
 import { type Backing, PAGE_SIZE, SIGBUS } from "../kernel/address-space.ts";
 import type { Argument } from "../kernel/argument.ts";
-import { File, O_RDWR } from "../kernel/file.ts";
+import { File } from "../kernel/file.ts";
 import type { Process } from "../kernel/process.ts";
 import type { Signals } from "../kernel/signals.ts";
 import type { KvmArch, VcpuArch } from "./arch.ts";

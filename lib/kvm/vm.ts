@@ -4,6 +4,7 @@
  * open, and remembers the memory of the process that created it: a call from other memory answers EIO.
  */
 import { EBADF, EFAULT, EINVAL, EIO, EMFILE, ENOMEM } from "../abi/errno.ts";
+import { O_RDWR } from "../abi/fcntl.ts";
 import {
   KVM_CAP_DIRTY_LOG_RING,
   KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
@@ -17,7 +18,7 @@ import {
 } from "../abi/kvm.ts";
 import { type AddressSpace, PAGE_SIZE } from "../kernel/address-space.ts";
 import type { Argument } from "../kernel/argument.ts";
-import { File, O_RDWR } from "../kernel/file.ts";
+import { File } from "../kernel/file.ts";
 import type { Kernel } from "../kernel/kernel.ts";
 import type { Process } from "../kernel/process.ts";
 import type { VmArch } from "./arch.ts";

@@ -14,6 +14,7 @@
  * Missing: descriptors passed over sockets, /proc/self/fd paths.
  */
 import { attributeDescriptors } from "../abi/device-attributes.ts";
+import { F_DUPFD, F_DUPFD_CLOEXEC, O_RDWR } from "../abi/fcntl.ts";
 import type { Request } from "../abi/ioctl.ts";
 import {
   KVM_CREATE_DEVICE,
@@ -27,12 +28,9 @@ import { findRequest } from "../abi/requests.ts";
 import { load32, loadNumber64, store32 } from "../abi/struct.ts";
 import type { SIGBUS, SIGSEGV } from "../kernel/address-space.ts";
 import type { UserArgument } from "../kernel/argument.ts";
-import { O_RDWR } from "../kernel/file.ts";
 import type { EpollEvent, PollFd } from "../kernel/syscalls.ts";
 import { ARCH, type NativeProcess, type NativeSyscalls } from "./process.ts";
 
-const F_DUPFD = 0;
-const F_DUPFD_CLOEXEC = 1030;
 const RLIMIT_NOFILE = 7;
 const DEFAULT_LIMIT = 1024;
 /** added to a number that is not open here */

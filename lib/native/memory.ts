@@ -9,12 +9,11 @@
  * A view that is kept after munmap is a dangling pointer, and touching it ends the host program, as it does in C.
  */
 import { EFAULT } from "../abi/errno.ts";
+import { PROT_READ, PROT_WRITE } from "../abi/mman.ts";
 import { SIGBUS, SIGSEGV } from "../kernel/address-space.ts";
 import type { Libc } from "./libc.ts";
 
 const PAGE = 4096;
-const PROT_READ = 1;
-const PROT_WRITE = 2;
 
 interface Mapping {
   readonly start: number;

@@ -13,8 +13,8 @@
  * koffi, which makes the calls, is an optional package and is loaded here, not before.
  */
 import { EACCES, ENOENT, EPERM, errnoName } from "../abi/errno.ts";
+import { O_CLOEXEC, O_RDWR } from "../abi/fcntl.ts";
 import { KVM_GET_API_VERSION } from "../abi/kvm.ts";
-import { O_CLOEXEC, O_RDWR } from "../kernel/file.ts";
 import { interrupted } from "./alarm.ts";
 import { FreshDescriptors } from "./descriptors.ts";
 import { loadLibc } from "./libc.ts";

@@ -12,8 +12,11 @@
  */
 import { readlinkSync } from "node:fs";
 import { EBADF } from "../abi/errno.ts";
+import { F_DUPFD, F_DUPFD_CLOEXEC } from "../abi/fcntl.ts";
 import type { FileKind, Request } from "../abi/ioctl.ts";
+import { MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE } from "../abi/mman.ts";
 import { placesOf } from "../abi/places.ts";
+import { EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN } from "../abi/poll.ts";
 import { type Arch, findRequest } from "../abi/requests.ts";
 import { load32 } from "../abi/struct.ts";
 import { type SIGBUS, type SIGSEGV, TASK_SIZE } from "../kernel/address-space.ts";
@@ -25,14 +28,6 @@ import { Memory } from "./memory.ts";
 import { Runs } from "./run.ts";
 
 const PAGE = 4096;
-const MAP_FIXED = 0x10;
-const MAP_ANONYMOUS = 0x20;
-const MAP_FIXED_NOREPLACE = 0x100000;
-const F_DUPFD = 0;
-const F_DUPFD_CLOEXEC = 1030;
-const EPOLLIN = 1;
-const EPOLL_CTL_ADD = 1;
-const EPOLL_CLOEXEC = 0x80000;
 /** long enough for a kernel worker on a busy host: nothing can be asked whether one still runs. */
 const SETTLE_MS = 10;
 const RLIMIT_NOFILE = 7;

@@ -11,6 +11,8 @@
  */
 import { Worker } from "node:worker_threads";
 import { EAGAIN } from "../abi/errno.ts";
+import { F_DUPFD_CLOEXEC } from "../abi/fcntl.ts";
+import { MAP_SHARED } from "../abi/mman.ts";
 import type { Libc } from "./libc.ts";
 
 const FIRST_SIGNAL = 40;
@@ -19,8 +21,6 @@ const LAST_SIGNAL = 60;
 const IMMEDIATE_EXIT = 1;
 const PAGE = 4096;
 const PROT_READ_WRITE = 3;
-const MAP_SHARED = 1;
-const F_DUPFD_CLOEXEC = 1030;
 /** how long the end of a process waits for a kicked thread to leave the guest */
 const PATIENCE_MS = 2000;
 

@@ -4,12 +4,10 @@
  *
  * Missing: the descriptors that IOMMU_FAULT_QUEUE_ALLOC and VFIO_DEVICE_FEATURE (DMA-BUF, migration) answer.
  */
+import { F_DUPFD, F_DUPFD_CLOEXEC } from "../abi/fcntl.ts";
 import { load32 } from "../abi/struct.ts";
 import { fromHex, type IoctlLine, type TraceHeader, type TraceLine } from "./format.ts";
 import { requestOf } from "./requests.ts";
-
-const F_DUPFD = 0;
-const F_DUPFD_CLOEXEC = 1030;
 
 const typeAndNr = (request: number): number => request & 0xffff;
 const KVM_CREATE_DEVICE = 0xaee0;

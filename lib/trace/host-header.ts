@@ -3,6 +3,7 @@
  *
  * Missing: `devices`, `pci` and `host`, which are not KVM's to tell; the facts of other architectures than x86.
  */
+import { O_CLOEXEC, O_RDWR } from "../abi/fcntl.ts";
 import type { Request } from "../abi/ioctl.ts";
 import {
   KVM_CHECK_EXTENSION,
@@ -32,7 +33,6 @@ import {
   KvmXsave,
 } from "../abi/kvm-x86.ts";
 import { load32, load64, store32 } from "../abi/struct.ts";
-import { O_CLOEXEC, O_RDWR } from "../kernel/file.ts";
 import type { Syscalls } from "../kernel/syscalls.ts";
 import { type TraceHeader, toHex } from "./format.ts";
 

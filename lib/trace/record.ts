@@ -15,6 +15,7 @@
  * Missing: other threads. The KVM_RUN of `run` has its line where it was called, its answer once it came.
  */
 import { errnoName } from "../abi/errno.ts";
+import { F_DUPFD, F_DUPFD_CLOEXEC } from "../abi/fcntl.ts";
 import type { FileKind, Request } from "../abi/ioctl.ts";
 import { KVM_RUN } from "../abi/kvm.ts";
 import { type Place, placesOf } from "../abi/places.ts";
@@ -25,8 +26,6 @@ import type { UserArgument } from "../kernel/argument.ts";
 import type { EpollEvent, PollFd, Syscalls } from "../kernel/syscalls.ts";
 import { type IoctlLine, type TraceDeref, type TraceLine, toHex } from "./format.ts";
 
-const F_DUPFD = 0;
-const F_DUPFD_CLOEXEC = 1030;
 const EINTR = 4;
 const POINTER = 8;
 /** changed bytes closer than this are one peek or poke */

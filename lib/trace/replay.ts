@@ -20,8 +20,8 @@
  * Missing: threads. Calls of other threads (`tid`, `thread`) are made in the order of the trace.
  */
 import { argumentBytes, type Request } from "../abi/ioctl.ts";
+import { MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_PRIVATE } from "../abi/mman.ts";
 import { load32, loadNumber64, store32, store64 } from "../abi/struct.ts";
-import { MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_PRIVATE } from "../kernel/process.ts";
 import type { Syscalls } from "../kernel/syscalls.ts";
 import { compareBytes, compareResult } from "./compare.ts";
 import { descriptorInAnswer, returnsDescriptor } from "./descriptors.ts";

@@ -6,6 +6,7 @@
  * Missing: process address spaces (PASID) of 6.16 and VF tokens of later binds: their flags are refused.
  */
 import { EBADF, EBADFD, EBUSY, EFAULT, EINVAL, ENODEV, ENOMEM } from "../abi/errno.ts";
+import { O_RDWR } from "../abi/fcntl.ts";
 import { store32 } from "../abi/struct.ts";
 import {
   VFIO_DEVICE_ATTACH_IOMMUFD_PT,
@@ -17,7 +18,7 @@ import {
 } from "../abi/vfio.ts";
 import type { Backing } from "../kernel/address-space.ts";
 import type { Argument } from "../kernel/argument.ts";
-import { File, O_RDWR } from "../kernel/file.ts";
+import { File } from "../kernel/file.ts";
 import type { Process } from "../kernel/process.ts";
 import { BoundDevice } from "./bound-device.ts";
 import { genericNumber } from "./generic-number.ts";

@@ -7,7 +7,8 @@
  * counted. Later it is made a page of its own first.
  */
 import { EFAULT, ENOMEM } from "../abi/errno.ts";
-import { type AddressSpace, PROT_READ, PROT_WRITE } from "../kernel/address-space.ts";
+import { PROT_READ, PROT_WRITE } from "../abi/mman.ts";
+import type { AddressSpace } from "../kernel/address-space.ts";
 import type { Kernel } from "../kernel/kernel.ts";
 import { type Process, RLIMIT_MEMLOCK } from "../kernel/process.ts";
 

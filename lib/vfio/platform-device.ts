@@ -7,6 +7,7 @@
  * Missing: regions, the reset of a device, groups and containers: the file is handed to a process as it is.
  */
 import { EFAULT, EINVAL, ENOMEM, ENOTTY } from "../abi/errno.ts";
+import { O_RDWR } from "../abi/fcntl.ts";
 import { load32 } from "../abi/struct.ts";
 import {
   VFIO_DEVICE_FLAGS_PLATFORM,
@@ -32,7 +33,7 @@ import {
 } from "../abi/vfio.ts";
 import type { Argument } from "../kernel/argument.ts";
 import type { EventFd } from "../kernel/eventfd.ts";
-import { File, O_RDWR } from "../kernel/file.ts";
+import { File } from "../kernel/file.ts";
 import type { Kernel } from "../kernel/kernel.ts";
 import type { Process } from "../kernel/process.ts";
 import { enableVirqfd, eventfdOf, type Virqfd } from "./virqfd.ts";

@@ -5,8 +5,8 @@
  * counter stays.
  */
 import { EBADF, EINVAL, ENOMEM } from "../abi/errno.ts";
+import { EPOLLHUP, EPOLLIN } from "../abi/poll.ts";
 import { EventFd } from "../kernel/eventfd.ts";
-import { EPOLLHUP, EPOLLIN } from "../kernel/file.ts";
 import type { Process } from "../kernel/process.ts";
 import type { Waiter } from "../kernel/wait-queue.ts";
 import type { Work } from "../kernel/work-queue.ts";

@@ -4,6 +4,7 @@
  * VFIO_DEVICE_SET_IRQS: argsz u32 @0, flags u32 @4, index u32 @8, start u32 @12, count u32 @16, then a descriptor of 32
  * bits for each vector, −1 for none.
  */
+import { O_RDWR } from "../abi/fcntl.ts";
 import { store32 } from "../abi/struct.ts";
 import {
   VFIO_DEVICE_SET_IRQS,
@@ -23,8 +24,6 @@ import type { Co, Linux } from "./co.ts";
 import type { Irqchip } from "./irqchip.ts";
 import type { HostMsix } from "./pci-assign.ts";
 import type { Message } from "./route-table.ts";
-
-const O_RDWR = 2;
 
 /** Opens a device of a group in a container of its own: its descriptor, or −errno. */
 export function* openVfioDevice(linux: Linux, group: number, address: string): Co<number> {

@@ -1,13 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import {
-  AddressSpace,
-  PROT_READ,
-  PROT_WRITE,
-  SIGBUS,
-  SIGSEGV,
-  TASK_SIZE,
-} from "../../lib/kernel/address-space.ts";
+import { PROT_READ, PROT_WRITE } from "../../lib/abi/mman.ts";
+import { AddressSpace, SIGBUS, SIGSEGV, TASK_SIZE } from "../../lib/kernel/address-space.ts";
 import { Argument } from "../../lib/kernel/argument.ts";
 
 const PAGE = 4096;

@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { afterEach, describe, expect, test } from "vitest";
 import { EBADF, EFAULT, EINTR, EINVAL, EMFILE, ENOTTY, errnoName } from "../../lib/abi/errno.ts";
+import { O_CLOEXEC, O_RDWR } from "../../lib/abi/fcntl.ts";
 import {
   KVM_CHECK_EXTENSION,
   KVM_CREATE_DEVICE,
@@ -27,8 +28,7 @@ import {
   KvmRegs,
   KvmSregs,
 } from "../../lib/abi/kvm-x86.ts";
-import { O_CLOEXEC, O_RDWR } from "../../lib/kernel/file.ts";
-import { MAP_ANONYMOUS, MAP_SHARED } from "../../lib/kernel/process.ts";
+import { MAP_ANONYMOUS, MAP_SHARED } from "../../lib/abi/mman.ts";
 import { nativeKernel } from "../../lib/native/native.ts";
 import type { NativeSyscalls } from "../../lib/native/process.ts";
 

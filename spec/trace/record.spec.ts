@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, test } from "vitest";
+import { O_CLOEXEC, O_RDWR } from "../../lib/abi/fcntl.ts";
 import {
   KVM_CREATE_DEVICE,
   KVM_CREATE_VCPU,
@@ -21,8 +22,7 @@ import {
   KvmRegs,
   KvmSregs,
 } from "../../lib/abi/kvm-x86.ts";
-import { O_CLOEXEC, O_RDWR } from "../../lib/kernel/file.ts";
-import { MAP_ANONYMOUS, MAP_SHARED } from "../../lib/kernel/process.ts";
+import { MAP_ANONYMOUS, MAP_SHARED } from "../../lib/abi/mman.ts";
 import type { Syscalls } from "../../lib/kernel/syscalls.ts";
 import { Machine } from "../../lib/machine/machine.ts";
 import { profileFromHeader } from "../../lib/machine/profile.ts";

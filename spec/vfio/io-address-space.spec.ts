@@ -11,7 +11,8 @@ import {
   EOVERFLOW,
   EPERM,
 } from "../../lib/abi/errno.ts";
-import { MAP_ANONYMOUS, MAP_PRIVATE, RLIMIT_MEMLOCK } from "../../lib/kernel/process.ts";
+import { MAP_ANONYMOUS, MAP_PRIVATE } from "../../lib/abi/mman.ts";
+import { RLIMIT_MEMLOCK } from "../../lib/kernel/process.ts";
 import { IoAddressSpace, type Pages } from "../../lib/vfio/io-address-space.ts";
 import type { IommuHardware } from "../../lib/vfio/iommu-hardware.ts";
 import { accountOf } from "../../lib/vfio/pinned-memory.ts";

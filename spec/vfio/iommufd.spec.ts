@@ -34,6 +34,7 @@ import {
   IommuOption,
   IommuVfioIoas,
 } from "../../lib/abi/iommufd.ts";
+import { MAP_ANONYMOUS, MAP_PRIVATE } from "../../lib/abi/mman.ts";
 import { load32 } from "../../lib/abi/struct.ts";
 import {
   VFIO_CHECK_EXTENSION,
@@ -53,7 +54,7 @@ import {
   VfioIommuType1DmaMap,
   VfioIommuType1DmaUnmap,
 } from "../../lib/abi/vfio.ts";
-import { MAP_ANONYMOUS, MAP_PRIVATE, type Process } from "../../lib/kernel/process.ts";
+import type { Process } from "../../lib/kernel/process.ts";
 import { A, B, deviceAt, fakeHost, int, openDevice, processOn } from "./fake-host.ts";
 
 const FIXED = 7;

@@ -6,6 +6,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { ENOMEM } from "../../lib/abi/errno.ts";
 import { IOMMU_IOAS_ALLOC, IOMMU_IOAS_MAP, IommuIoasAlloc, IommuIoasMap } from "../../lib/abi/iommufd.ts";
+import { MAP_ANONYMOUS, MAP_PRIVATE } from "../../lib/abi/mman.ts";
 import {
   VFIO_DEVICE_ATTACH_IOMMUFD_PT,
   VFIO_DEVICE_BIND_IOMMUFD,
@@ -21,7 +22,7 @@ import {
   VfioIommuType1DmaMap,
   VfioIommuType1DmaUnmap,
 } from "../../lib/abi/vfio.ts";
-import { MAP_ANONYMOUS, MAP_PRIVATE, type Process } from "../../lib/kernel/process.ts";
+import type { Process } from "../../lib/kernel/process.ts";
 import type { VfioHost } from "../../lib/vfio/host.ts";
 import { accountOf } from "../../lib/vfio/pinned-memory.ts";
 import { A, B, B2, deviceAt, fakeHost, int, openDevice, processOn } from "./fake-host.ts";

@@ -13,6 +13,7 @@ import {
   EPERM,
   ERANGE,
 } from "../../lib/abi/errno.ts";
+import { MAP_ANONYMOUS, MAP_PRIVATE } from "../../lib/abi/mman.ts";
 import {
   VFIO_CHECK_EXTENSION,
   VFIO_GROUP_SET_CONTAINER,
@@ -36,7 +37,7 @@ import {
   VfioIommuSpaprTceInfo,
   VfioIommuSpaprTceRemove,
 } from "../../lib/abi/vfio-spapr.ts";
-import { MAP_ANONYMOUS, MAP_PRIVATE, type Process, RLIMIT_MEMLOCK } from "../../lib/kernel/process.ts";
+import { type Process, RLIMIT_MEMLOCK } from "../../lib/kernel/process.ts";
 import type { TceDescription } from "../../lib/vfio/host.ts";
 import { spaprRequests } from "../../lib/vfio/requests.ts";
 import { container, fakeHost, int, processOn } from "./fake-host.ts";

@@ -11,6 +11,7 @@ import {
   ENOSPC,
   EOVERFLOW,
 } from "../../lib/abi/errno.ts";
+import { MAP_ANONYMOUS, MAP_PRIVATE } from "../../lib/abi/mman.ts";
 import { load16, load32, load64, store64 } from "../../lib/abi/struct.ts";
 import {
   VFIO_GROUP_SET_CONTAINER,
@@ -24,7 +25,7 @@ import {
   VfioIommuType1DmaMap,
   VfioIommuType1DmaUnmap,
 } from "../../lib/abi/vfio.ts";
-import { MAP_ANONYMOUS, MAP_PRIVATE, type Process, RLIMIT_MEMLOCK } from "../../lib/kernel/process.ts";
+import { type Process, RLIMIT_MEMLOCK } from "../../lib/kernel/process.ts";
 import type { VfioHost } from "../../lib/vfio/host.ts";
 import { container, fakeHost, int, processOn } from "./fake-host.ts";
 

@@ -26,6 +26,7 @@
  * Faults are steps of threads: when one goes, the nth allocation of the kernel from there on fails, once a run. A VMM may
  * then refuse (`refused`), and owes nothing for that vector; it may not pretend.
  */
+import { EFD_NONBLOCK } from "../../abi/eventfd.ts";
 import {
   KVM_CREATE_IRQCHIP,
   KVM_CREATE_VCPU,
@@ -642,7 +643,6 @@ const SPIV = 0xf0;
 const APIC_0 = 0xfee0_0000;
 /** descriptors are looked for below this */
 const DESCRIPTORS = 128;
-const EFD_NONBLOCK = 0x800;
 /** so many GSIs of a device are looked at */
 const GSIS = 16;
 const one = Uint8Array.of(1, 0, 0, 0, 0, 0, 0, 0);

@@ -12,8 +12,8 @@
  */
 
 import type { Request } from "../../abi/ioctl.ts";
+import { EPOLLIN } from "../../abi/poll.ts";
 import type { UserArgument } from "../../kernel/argument.ts";
-import { EPOLLIN } from "../../kernel/file.ts";
 import type { Process } from "../../kernel/process.ts";
 import { type EncodedRequest, labelOfRequest } from "./label.ts";
 

@@ -8,6 +8,7 @@
  * Missing: the table of a guest that has chosen one.
  */
 import { EFAULT, EINVAL, EMFILE, ENOMEM, ENOTTY } from "../../abi/errno.ts";
+import { O_RDONLY, O_WRONLY } from "../../abi/fcntl.ts";
 import {
   KVM_GET_HTAB_BOLTED_ONLY,
   KVM_GET_HTAB_WRITE,
@@ -19,7 +20,7 @@ import {
 } from "../../abi/kvm-ppc.ts";
 import { load64 } from "../../abi/struct.ts";
 import type { Argument } from "../../kernel/argument.ts";
-import { File, O_RDONLY, O_WRONLY } from "../../kernel/file.ts";
+import { File } from "../../kernel/file.ts";
 import type { Process } from "../../kernel/process.ts";
 import type { Entry, Handler } from "../dispatch.ts";
 import type { Vm, VmFile } from "../vm.ts";

@@ -8,6 +8,7 @@
  * Missing: the hypercalls that fill the table, IOMMU groups behind it.
  */
 import { EBUSY, EFAULT, EINVAL, EMFILE, ENOMEM } from "../../abi/errno.ts";
+import { O_RDWR } from "../../abi/fcntl.ts";
 import {
   KVM_CREATE_SPAPR_TCE,
   KVM_CREATE_SPAPR_TCE_64,
@@ -16,7 +17,7 @@ import {
 } from "../../abi/kvm-ppc.ts";
 import type { Backing } from "../../kernel/address-space.ts";
 import type { Argument } from "../../kernel/argument.ts";
-import { File, O_RDWR } from "../../kernel/file.ts";
+import { File } from "../../kernel/file.ts";
 import type { Process } from "../../kernel/process.ts";
 import type { Entry } from "../dispatch.ts";
 import type { Vm, VmFile } from "../vm.ts";

@@ -19,6 +19,7 @@ import {
   KVM_X86_QUIRK_FIX_HYPERCALL_INSN,
   KvmCpuidEntry2,
 } from "../../abi/kvm-x86.ts";
+import { PROT_READ, PROT_WRITE } from "../../abi/mman.ts";
 import { load32 } from "../../abi/struct.ts";
 import { LINE_PENDING, MASK_CHANGED, SCAN, SCAN_DESTINATIONS } from "../../hardware/ioapic.ts";
 import { LAPIC_EOI, LAPIC_FAULT, LAPIC_NOT_HERE, LAPIC_SEND_IPI } from "../../hardware/lapic.ts";
@@ -27,7 +28,6 @@ import { type Bus, MSR_EXIT, MSR_FAULT } from "../../hardware/x86/bus.ts";
 import type { Cpu } from "../../hardware/x86/cpu.ts";
 import { EXIT_BAD_ADDRESS } from "../../hardware/x86/memory.ts";
 import { CR0, CR0_PG, CR8, EFER_NX, RAX, RBX, RCX, RDX } from "../../hardware/x86/state.ts";
-import { PROT_READ, PROT_WRITE } from "../../kernel/address-space.ts";
 import type { MemorySlot } from "../memory-slots.ts";
 import { sendIoapicEoi } from "./guest-interrupts.ts";
 import { refusalOf, refusedToGuest } from "./guest-msrs.ts";
