@@ -11,7 +11,7 @@
  * mode.
  *
  * Left out: timers (LAPIC, PIT), because when they fire is a matter of speed, and a processor that starts itself, because it
- * does so for ever.
+ * does so for ever. SIPI_RECEIVED as an MP state: with no startup IPI before it leads to where no code is.
  */
 import { KvmIrqfd, KvmMsi } from "../abi/kvm.ts";
 import { KvmSregs } from "../abi/kvm-x86.ts";
@@ -458,7 +458,7 @@ function injection(plan: Plan): Operation {
       return { op: "ioctl", on, request: "KVM_NMI", value: "0x0" };
     case 1:
       return random.chance(50)
-        ? setMpState(index, random.pick([0, 0, 1, 2, 3, 4]))
+        ? setMpState(index, random.pick([0, 0, 1, 2, 3]))
         : { op: "ioctl", on, request: "KVM_INTERRUPT", bytes: hexValue(random.pick(vectors), 4) };
     case 2:
     case 3:
@@ -472,7 +472,9 @@ function injection(plan: Plan): Operation {
         request: "KVM_SIGNAL_MSI",
         bytes: struct(KvmMsi, {
           address_lo: (0xfee0_0000 | (id << 12) | (logical ? 4 : 0) | (random.chance(15) ? 8 : 0)) >>> 0,
-          data: random.pick(vectors) | random.pick([0, 0, 0, 0x100, 0x400, INIT, 0xc000, 0x8000]),
+          data: random.chance(7)
+            ? STARTUP | startPage(random.pick(processors))
+            : random.pick(vectors) | random.pick([0, 0, 0, 0x100, 0x400, INIT, 0xc000, 0x8000]),
         }),
       };
     }

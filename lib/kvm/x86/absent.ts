@@ -32,7 +32,7 @@ function preFaultMemory(file: VcpuFile, user: Argument): number {
   if (BigInt.asUintN(64, gpa + size) <= gpa) return -EINVAL;
   const { vm } = file.vcpu;
   if (!vm.host.vmCapabilities.has(KVM_CAP_PRE_FAULT_MEMORY))
-    return !(vm.arch as X86Vm).hasMmuPages && vm.slots.list().length === 0 ? -ENOSPC : -EOPNOTSUPP;
+    return !(vm.arch as X86Vm).hasMmuPages ? -ENOSPC : -EOPNOTSUPP;
   let done = 0n;
   let failed = 0;
   while (done < size && failed === 0) {

@@ -15,7 +15,7 @@
  *
  * Missing: SMM, asynchronous page faults.
  */
-import { EINTR, EINVAL } from "../../abi/errno.ts";
+import { EINTR, EINVAL, ENOSPC } from "../../abi/errno.ts";
 import {
   KVM_EXIT_DIRTY_RING_FULL,
   KVM_EXIT_HLT,
@@ -270,6 +270,10 @@ export class Runner {
       if (lapic.eventRequested || events.exceptionWaits) lapic.picHeard = true;
       lapic.eventRequested = false;
     }
+    if (this.#withoutPageTables) {
+      this.#delivery.hold();
+      return -ENOSPC;
+    }
     if (vcpu.vcpu.interrupted) {
       this.#delivery.hold();
       return GO_ON;
@@ -309,6 +313,11 @@ export class Runner {
     cpu.halted = false;
     const result = this.#stepped(true);
     return result < 0 ? GO_ON : result;
+  }
+
+  /** Where KVM pages in the processor's place, a VM that never had memory has no room for it (kvm_mmu_load; live 6.18). */
+  get #withoutPageTables(): boolean {
+    return this.#emulated && !this.#vcpu.vm.hasMmuPages;
   }
 
   /** The vCPU's ring of dirty pages has to be collected first. */
@@ -371,6 +380,7 @@ export class Runner {
         const result = this.#stepped(INTERCEPTED.has(cpu.opcode));
         if (result >= 0) return result;
       }
+      if (cpu.entersDirect) return GO_ON;
       if (processor) {
         if (lapic?.eventRequested === true || kernel.work.pending !== 0 || vcpu.pendingIoapicEoi >= 0)
           return GO_ON;

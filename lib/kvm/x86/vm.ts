@@ -50,7 +50,7 @@ export class X86Vm implements VmArch {
   readonly clock: KvmClock;
   /** the frequency of the TSC that new vCPUs get */
   tscKhz: number;
-  /** the VM may have page tables: KVM_SET_NR_MMU_PAGES was called (or there is a memory slot) */
+  /** the VM may have page tables: KVM_SET_NR_MMU_PAGES was called, or there was a memory slot once */
   hasMmuPages = false;
   /** how many, as KVM_SET_NR_MMU_PAGES was told */
   mmuPages = 0;
@@ -117,7 +117,9 @@ export class X86Vm implements VmArch {
 
   prepareMemory(change: MemoryChange, slot: MemorySlot | null): number {
     if (slot === null || change === "flags") return 0;
-    return slot.baseFrame + slot.pages > this.#maxFrames ? -EINVAL : 0;
+    if (slot.baseFrame + slot.pages > this.#maxFrames) return -EINVAL;
+    this.hasMmuPages = true;
+    return 0;
   }
 
   enableCap(capability: number, flags: number, args: readonly bigint[], process: Process): number {
