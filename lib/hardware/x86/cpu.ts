@@ -32,6 +32,7 @@ import {
   SHUTDOWN,
   SS_FAULT,
   UD,
+  UNHANDLED,
   WAITING,
   WRITE,
 } from "./memory.ts";
@@ -107,6 +108,8 @@ export class Cpu {
   user = 0;
   /** 64-bit code of CPL 3 where Linux's emulator runs privileged code (pvm): the processor runs it */
   direct = false;
+  /** the instruction that is over was not `direct`, the next one is: KVM looks at events before it */
+  entersDirect = false;
   /** Linux's emulator runs the present instruction: not `direct` */
   emulated = false;
   /** data has to lie at multiples of its width */
@@ -177,6 +180,8 @@ export class Cpu {
   #savedRspHi = 0;
   /** the processor runs the guest for pvm since the last instruction */
   #entered = false;
+  /** Linux's emulator was asked for an instruction of such a guest, and refused it */
+  #emulatorRefused = false;
 
   constructor(state: CpuState, bus: Bus, options: Partial<CpuOptions> = {}) {
     this.state = state;
@@ -224,12 +229,16 @@ export class Cpu {
     this.#startFetch();
     if (this.direct && !this.#entered) this.#savedFlags = r32[2 * RFLAGS] &= DIRECT_FLAGS;
     if ((this.#savedFlags & RF) !== 0) r32[2 * RFLAGS] &= ~RF;
+    this.#emulatorRefused = false;
     if (memory.stop === RUNNING) this.#decode();
+    // what the flavour does in the emulator's place it does at once for code that the processor runs
+    const helped = this.refused;
+    if (this.direct) this.refused = this.#emulatorRefused;
     if (memory.stop !== RUNNING) {
       if (memory.stop !== WAITING) memory.postedCount = 0;
       r32[2 * RFLAGS] = this.#savedFlags;
       // the processor gave up on it, and KVM's emulator does it
-      if (memory.stop === WAITING && this.direct) r32[2 * RFLAGS] |= RF;
+      if ((memory.stop === WAITING || memory.stop === UNHANDLED) && this.direct) r32[2 * RFLAGS] |= RF;
       this.#entered = false;
       if (memory.stop !== WAITING || !this.options.emulated) {
         r32[2 * RSP] = this.#savedRspLo;
@@ -242,7 +251,8 @@ export class Cpu {
       return memory.stop;
     }
     memory.forget();
-    this.#entered = this.direct && !this.refused && memory.postedCount === 0;
+    this.entersDirect = this.options.emulated && !this.direct && this.long && this.segments[SS].dpl === 3;
+    this.#entered = this.direct && !helped && memory.postedCount === 0;
     // RF: a repeated instruction that is left and taken up again is not trapped a second time
     if (this.again) r32[2 * RFLAGS] |= RF;
     this.#writeRip(this.again ? this.start : this.rip);
@@ -706,7 +716,7 @@ export class Cpu {
         return 0;
       }
       const address = high * 2 ** 32 + low;
-      if (this.#aligned && this.user !== 0) this.#checkAlignment(address, low, width, access);
+      if (this.#aligned && this.user !== 0) this.#checkAlignment(low, width);
       return address;
     }
     const last = lo + width - 1;
@@ -721,14 +731,13 @@ export class Cpu {
       return 0;
     }
     const address = (s.baseLo + lo) >>> 0;
-    if (this.#aligned && this.user !== 0) this.#checkAlignment(address, address, width, access);
+    if (this.#aligned && this.user !== 0) this.#checkAlignment(address, width);
     return address;
   }
 
-  /** #AC, after every other fault of the access; accesses of other widths have rules of their own, and are let through. */
-  #checkAlignment(address: number, low: number, width: number, access: number): void {
+  /** #AC, before a page fault (live 6.18); accesses of other widths have rules of their own, and are let through. */
+  #checkAlignment(low: number, width: number): void {
     if ((width !== 2 && width !== 4 && width !== 8) || low % width === 0) return;
-    this.memory.translate(address, access, this.user);
     this.memory.raise(AC_FAULT, 0);
   }
 
@@ -892,15 +901,20 @@ export class Cpu {
   /** A form of an instruction that is none: #UD, and nothing that Linux's emulator knows of. */
   notThere(): void {
     if (this.emulated) this.memory.unhandled();
-    else this.undefinedOpcode();
+    else this.noSuchOpcode();
   }
 
   /** Linux's emulator does not do it: an exit. The guest gets #UD where the processor runs it. */
   refuse(): void {
     if (!this.direct) return this.memory.unhandled();
-    if (this.memory.stop !== RUNNING) return;
-    this.refused = true;
+    if (this.memory.stop === RUNNING) this.#emulatorRefused = true;
     this.undefinedOpcode();
+  }
+
+  /** The processor's own #UD; where it runs the guest for pvm, the emulator has been asked, too. */
+  noSuchOpcode(): void {
+    if (this.direct) this.refuse();
+    else this.undefinedOpcode();
   }
 
   undefinedOpcode(): void {

@@ -178,6 +178,12 @@ function hintOfPvm(cpu: Cpu): void {
   else cpu.refused = !cpu.stopped;
 }
 
+/** Reads the operand, of which nothing is wanted but its exits and faults. */
+function readOperand(cpu: Cpu): void {
+  if (cpu.osize === 8) cpu.getRm64();
+  else cpu.getRm(cpu.osize);
+}
+
 /** SLDT, STR, LLDT, LTR */
 function groupSix(cpu: Cpu): void {
   cpu.fetchModrm();
@@ -188,9 +194,11 @@ function groupSix(cpu: Cpu): void {
     return operation >= 4 && cpu.emulated ? cpu.memory.unhandled() : cpu.undefinedOpcode();
   switch (operation) {
     case 0:
-    case 1: {
+    case 1:
+      // Linux's emulator reads what it will write
+      if (cpu.emulated && cpu.mod !== 3) readOperand(cpu);
+      if (cpu.stopped) return;
       return storeSelector(cpu, cpu.segments[operation === 0 ? LDTR : TR].selector);
-    }
     case 2:
     case 3: {
       if (cpu.cpl !== 0) return cpu.fault(GP, 0);
@@ -370,7 +378,9 @@ function compareExchange(cpu: Cpu, width: number): void {
   const accumulator = cpu.getRegister(width, RAX);
   cpu.alu.subtract(width, accumulator, value, 0);
   const equal = accumulator === value;
-  cpu.setRm(width, equal ? cpu.getRegister(width, cpu.reg) : value);
+  // a register that is not exchanged keeps its upper half; Linux's emulator writes it (live 6.18)
+  if (equal || cpu.mod !== 3 || cpu.emulated)
+    cpu.setRm(width, equal ? cpu.getRegister(width, cpu.reg) : value);
   if (!equal) cpu.setRegister(width, RAX, value);
 }
 
@@ -414,10 +424,10 @@ function groupNine(cpu: Cpu): void {
 
 function compareExchange16(cpu: Cpu): void {
   if ((cpu.eaLo & 15) !== 0) return cpu.fault(GP, 0);
-  if (cpu.emulated) return cpu.memory.unhandled();
   const lo = cpu.getRm64();
   const hi = cpu.readAt64(cpu.eaSegment, cpu.eaLo + 8, cpu.eaHi);
   if (cpu.stopped) return;
+  if (cpu.emulated) return cpu.memory.unhandled();
   if (lo === cpu.r64[RAX] && hi === cpu.r64[RDX]) {
     cpu.setRm64(cpu.r64[RBX]);
     cpu.writeAt64(cpu.eaSegment, cpu.eaLo + 8, cpu.eaHi, cpu.r64[RCX]);
@@ -478,9 +488,10 @@ function moveSwapped(cpu: Cpu): void {
   cpu.fetchModrm();
   if (cpu.mod === 3) return cpu.memory.unhandled();
   cpu.endFetch();
+  if (opcode === 0xf0 && cpu.emulated) readOperand(cpu);
+  if (cpu.stopped) return;
   cpu.bus.cpuid(1, 0, leaf);
   if ((leaf[2] & MOVBE) === 0) return cpu.undefinedOpcode();
-  if (cpu.stopped) return;
   const { osize } = cpu;
   if (opcode === 0xf0) {
     const value = swapped(osize, osize === 8 ? cpu.getRm64() : BigInt(cpu.getRm(osize)));

@@ -464,7 +464,9 @@ export function execute(cpu: Cpu, opcode: number): void {
 /** Ends the fetch; #UD in 64-bit mode. */
 function notInLong(cpu: Cpu): boolean {
   cpu.endFetch();
-  if (cpu.long) cpu.undefinedOpcode();
+  // Linux's emulator knows them all but DAA, AAA and AAS
+  if (cpu.long && (cpu.opcode === 0x27 || cpu.opcode === 0x37 || cpu.opcode === 0x3f)) cpu.noSuchOpcode();
+  else if (cpu.long) cpu.undefinedOpcode();
   return !cpu.stopped;
 }
 
@@ -759,7 +761,11 @@ function moveSignExtended(cpu: Cpu): void {
   if (cpu.osize === 8) {
     const value = cpu.getRm(4) | 0;
     cpu.setRegister64(cpu.reg, BigInt.asUintN(64, BigInt(value)));
-  } else cpu.setRegister(cpu.osize, cpu.reg, cpu.getRm(cpu.osize));
+  } else {
+    // Linux's emulator reads four bytes in any case
+    const value = cpu.getRm(cpu.emulated ? 4 : cpu.osize);
+    cpu.setRegister(cpu.osize, cpu.reg, (value & maskOf(cpu.osize)) >>> 0);
+  }
 }
 
 /** ARPL */

@@ -132,7 +132,9 @@ export function moveControl(cpu: Cpu, toControl: boolean): void {
         : state.c64[number === 0 ? CR0 : number === 2 ? CR2 : number === 3 ? CR3 : CR4];
     return long ? cpu.setRegister64(cpu.rm, value) : cpu.setRegister(4, cpu.rm, Number(value & LOW32));
   }
-  const value = long ? cpu.r64[cpu.rm] : BigInt(cpu.r32[2 * cpu.rm]);
+  // Linux's emulator cuts what goes to CR0 and CR4 to 32 bits (arch/x86/kvm/x86.c:mk_cr_64, 6.1; live 6.18)
+  const wide = long && !(cpu.emulated && (number === 0 || number === 4));
+  const value = wide ? cpu.r64[cpu.rm] : BigInt(cpu.r32[2 * cpu.rm]);
   switch (number) {
     case 0:
       if (value >> 32n !== 0n) return cpu.fault(GP, 0);
@@ -194,7 +196,11 @@ export function moveDebug(cpu: Cpu, toDebug: boolean): void {
     return long ? cpu.setRegister64(cpu.rm, value) : cpu.setRegister(4, cpu.rm, Number(value & LOW32));
   }
   const value = long ? cpu.r64[cpu.rm] : BigInt(cpu.r32[2 * cpu.rm]);
-  if (number >= 6 && value >> 32n !== 0n) return cpu.fault(GP, 0);
+  if (number >= 6 && value >> 32n !== 0n) {
+    // by their other names Linux's emulator lets DR6 and DR7 be, and does not tell
+    if (cpu.reg >= 6 || !cpu.emulated) cpu.fault(GP, 0);
+    return;
+  }
   if (cpu.stopped) return;
   if (number < 4) c64[place] = value;
   else if (number === 6) c64[place] = (value & DR6_WRITABLE) | fixedDebugStatus(cpu);
@@ -245,7 +251,10 @@ function storeTable(cpu: Cpu, which: "gdt" | "idt"): void {
 function loadTable(cpu: Cpu, which: "gdt" | "idt"): void {
   if (!privileged(cpu)) return;
   // Linux's emulator reads an operand as any other first, and from memory alone then
-  if (cpu.options.emulated) cpu.readAt(cpu.eaSegment, cpu.eaLo, cpu.eaHi, Math.min(cpu.osize, 4));
+  if (cpu.options.emulated) {
+    if (cpu.osize === 8) cpu.readAt64(cpu.eaSegment, cpu.eaLo, cpu.eaHi);
+    else cpu.readAt(cpu.eaSegment, cpu.eaLo, cpu.eaHi, cpu.osize);
+  }
   cpu.needsMemory();
   const limit = cpu.readAt(cpu.eaSegment, cpu.eaLo, cpu.eaHi, 2);
   const at = addToAddress(cpu, 2);
@@ -406,8 +415,8 @@ export function readCounter(cpu: Cpu): void {
  * whose emulator gives neither to the processor: for ever (live 6.18).
  */
 function hypercall(cpu: Cpu): void {
-  if (cpu.direct) return cpu.setRegister64(RAX, BigInt.asUintN(64, -EPERM));
   const { emulated, hypercall: known } = cpu.options;
+  if (cpu.direct && cpu.modrm === known) return cpu.setRegister64(RAX, BigInt.asUintN(64, -EPERM));
   if (emulated || cpu.modrm !== known) {
     if (!cpu.bus.fixesHypercalls()) return cpu.undefinedOpcode();
     [0x0f, 0x01, known].forEach((byte, i) => {
@@ -507,13 +516,13 @@ export function systemReturn(cpu: Cpu): void {
   cpu.rip = target;
 }
 
-/** pvm does it in every mode, and always to 64-bit code (live 6.18). */
+/** pvm does it in every mode, and always as to 64-bit code (live 6.18). */
 function systemReturnByPvm(cpu: Cpu): void {
   if (cpu.stopped) return;
   cpu.refused = true;
   if (!privileged(cpu)) return;
   const selector = cpu.state.c32[2 * STAR + 1] >>> 16;
-  setFlat(cpu, CS, (selector + 16) | 3, 3, true);
+  setFlat(cpu, CS, (selector + 16) | 3, 3, cpu.state.longMode);
   setFlat(cpu, SS, (selector + 8) | 3, 3, true);
   const flags = cpu.r32[2 * 11];
   cpu.flags = flagsByPvm(flags, flags);

@@ -356,9 +356,9 @@ function checkReturnStack(cpu: Cpu, selector: number, rpl: number): boolean {
   if (!readDescriptor(cpu, selector, GP)) return false;
   const hi = descriptorHi;
   const writable = !isSystem(hi) && !isCode(hi) && (typeOf(hi) & 2) !== 0;
-  // pvm asks for the level alone (live 6.18)
-  if ((!writable && !cpu.options.emulated) || (selector & 3) !== rpl || dplOf(hi) !== rpl)
-    cpu.fault(GP, error);
+  const fits = (selector & 3) === rpl && dplOf(hi) === rpl;
+  // pvm asks whether it is there, and for the level alone (live 6.18)
+  if (cpu.options.emulated ? isPresent(hi) && !fits : !writable || !fits) cpu.fault(GP, error);
   else if (!isPresent(hi)) cpu.fault(SS_FAULT, error);
   return !cpu.stopped;
 }
@@ -494,6 +494,7 @@ function interruptForEver(cpu: Cpu): void {
   pushFrame(cpu, cpu.osize, cpu.flags, cpu.rip);
   if (cpu.stopped) return;
   cpu.r64[RSP] = pointer;
+  cpu.flags &= ~(IF | TF | AC);
   cpu.again = true;
 }
 
@@ -676,7 +677,9 @@ function enterGateByPvm(cpu: Cpu, vector: number, source: Source, errorCode: num
   if (!isPresent(hi)) {
     // only what a device raises finds that out; vector 8 is the double fault's, whoever raises it (recorded)
     if (vector === DF_FAULT) return memory.shutDown();
-    return source === "external" ? cpu.fault(NP, 8 * vector + 3) : cpu.fault(DF_FAULT, 0);
+    return source === "external"
+      ? cpu.fault(NP, 8 * vector + (cpu.cpl === 0 ? 3 : 2))
+      : cpu.fault(DF_FAULT, 0);
   }
   const target = ((hi & 0xffff_0000) | (lo & 0xffff)) >>> 0;
   const width = long ? 8 : 4;
@@ -751,7 +754,11 @@ function enterLongStack(cpu: Cpu, ist: number, inner: boolean, newCpl: number, e
   }
   const top = Number(BigInt.asIntN(64, pointer) >> 32n);
   if ((top << 16) >> 16 !== top) return emulated ? cpu.fault(DF_FAULT, 0) : cpu.fault(SS_FAULT, external);
-  if (inner) nullStack(cpu, newCpl, newCpl);
+  if (inner) {
+    nullStack(cpu, newCpl, newCpl);
+    // pvm shows it usable (live 6.18)
+    if (emulated) cpu.segments[SS].unusable = 0;
+  }
   cpu.long = true;
   cpu.r64[RSP] = pointer & ~15n;
 }
@@ -827,7 +834,7 @@ function returnByPvm(cpu: Cpu): void {
   cpu.refused = !cpu.stopped;
   if ((cpu.flags & NT) !== 0) return cpu.fault(GP, 0);
   if (cpu.osize !== 8) {
-    // the processor looks at the frame before pvm does
+    // the processor finds that out, once it has looked at the frame
     if (cpu.direct) cpu.peek(cpu.osize);
     return cpu.fault(GP, 0);
   }
@@ -842,13 +849,15 @@ function returnByPvm(cpu: Cpu): void {
   if (cpu.stopped) return;
   const rpl = selector & 3;
   const error = selector & 0xfffc;
-  if (error === 0) return cpu.fault(GP, 0);
+  if (!isInTable(cpu, selector) || rpl < cpu.cpl) return cpu.fault(GP, error);
   if (!readDescriptor(cpu, selector, GP)) return;
-  if (rpl < cpu.cpl || dplOf(descriptorHi) !== rpl) return cpu.fault(GP, error);
   if (!isPresent(descriptorHi)) return cpu.fault(NP, error);
+  if (dplOf(descriptorHi) !== rpl) return cpu.fault(GP, error);
   code.keep();
+  const isNull = (selectorOfStack & 0xfffc) === 0;
+  if (!isNull && !isInTable(cpu, selectorOfStack)) return cpu.fault(GP, selectorOfStack & 0xfffc);
   if (!checkReturnStack(cpu, selectorOfStack, rpl)) return;
-  if ((selectorOfStack & 0xfffc) === 0) nullStack(cpu, selectorOfStack, rpl);
+  if (isNull) nullStack(cpu, selectorOfStack, rpl);
   else fill(cpu.segments[SS], selectorOfStack, descriptorLo, descriptorHi);
   const { cpl, flags } = cpu;
   fill(cpu.segments[CS], selector, code.lo, code.hi);

@@ -7,8 +7,9 @@ import { EXECUTE, RUNNING, UD } from "../../hardware/x86/memory.ts";
 import { GO_ON, INSTRUCTION_BYTES, type RunPage } from "./run-page.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
-/** what pvm tells of its exit in the data of an internal error (recorded) */
+/** what pvm tells of its exit in the data of an internal error: of code that the emulator runs, or the processor (live 6.18) */
 const PVM_EXIT_INFO = 0x1000;
+const PVM_DIRECT_EXIT_INFO = 0x2000;
 /** AMD's exit, and its cause: a page of the guest's that is not there, fetched as user (PFERR_GUEST_FINAL, FETCH, USER) */
 export const SVM_EXIT_NPF = 0x400;
 const SVM_FETCH_FAULT = 0x1_0000_0014;
@@ -47,15 +48,20 @@ export class EmulationFailure {
   note(address: number): void {
     const reason = this.#page.exitReason;
     const length = this.#instructionBytes(address);
-    this.#page.emulationFailure(this.#instruction, length, PVM_EXIT_INFO);
+    this.#page.emulationFailure(this.#instruction, length, this.#exitInfo);
     this.#page.exitReason = reason;
   }
 
   /** KVM_EXIT_INTERNAL_ERROR with the bytes of the instruction (prepare_emulation_failure_exit). */
   exit(address = this.#cpu.codeAddress()): number {
     const length = this.#instructionBytes(address);
-    this.#page.emulationFailure(this.#instruction, length, this.#emulated ? PVM_EXIT_INFO : 0);
+    this.#page.emulationFailure(this.#instruction, length, this.#exitInfo);
     return 0;
+  }
+
+  get #exitInfo(): number {
+    if (!this.#emulated) return 0;
+    return this.#cpu.direct ? PVM_DIRECT_EXIT_INFO : PVM_EXIT_INFO;
   }
 
   /**
