@@ -351,7 +351,7 @@ export class Runner {
     memory.watch = undefined;
     cpu.roundsTrapped = false;
     // an emulated instruction that lets interrupts in has them looked for
-    const unheard = this.#emulated && lapic !== undefined && !lapic.picHeard && hasInterrupt(vcpu);
+    const opens = this.#emulated && lapic !== undefined;
     for (let count = 0; count < batch; count++) {
       this.#budget--;
       if (nanosecondsPerInstruction !== 0) kernel.clock.advance(nanosecondsPerInstruction);
@@ -363,7 +363,7 @@ export class Runner {
       const trap = (r32[2 * RFLAGS] & TF) !== 0;
       this.#trap = trap;
       if (processor) cpu.roundsTrapped = trap || memory.watch !== undefined;
-      const closed = unheard && ((r32[2 * RFLAGS] & IF) === 0 || cpu.state.shadow !== 0);
+      const closed = opens && ((r32[2 * RFLAGS] & IF) === 0 || cpu.state.shadow !== 0);
       const stop = cpu.step();
       if (closed && (r32[2 * RFLAGS] & IF) !== 0 && cpu.state.shadow === 0) lapic!.eventRequested = true;
       if (stop !== RUNNING) return this.#stopped(stop);
