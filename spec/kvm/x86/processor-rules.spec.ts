@@ -1,5 +1,5 @@
 /** Rules of the processor that single instructions show: on pvm (its emulator), on mainline, and on the real kernel. */
-import { describe, expect, onTestFinished, test } from "vitest";
+import { describe, expect } from "vitest";
 import {
   KVM_EXIT_HLT,
   KVM_EXIT_IO,
@@ -10,80 +10,16 @@ import {
   KVM_GET_FPU,
   KVM_GET_SREGS,
   KVM_SET_CPUID2,
-  KVM_SET_MSRS,
-  KVM_SET_SREGS,
   KvmCpuid2,
   KvmCpuidEntry2,
   KvmFpu,
-  KvmMsrEntry,
-  KvmMsrs,
   KvmSregs,
 } from "../../../lib/abi/kvm-x86.ts";
 import { load16, load32, load64, store16, store32, store64 } from "../../../lib/abi/struct.ts";
-import type { Syscalls } from "../../../lib/kernel/syscalls.ts";
-import { Machine } from "../../../lib/machine/machine.ts";
-import { nativeKernel } from "../../../lib/native/native.ts";
-import { CODE, Guest, type Mode } from "./guest.ts";
-import { mainline } from "./vm.ts";
+import { CODE, type Guest } from "./guest.ts";
+import { GP, type GuestIn, HANDLERS, HLT, le, outcome, PF, rule, SS, setMsr, sregs, UD } from "./rules.ts";
 
-const native = nativeKernel();
-type Kernel = "pvm" | "mainline" | "the real kernel";
-const starts: Record<Kernel, (() => Syscalls) | undefined> = {
-  pvm: () => new Machine().process(),
-  mainline: () => new Machine(mainline).process(),
-  "the real kernel": native.available ? () => native.process() : undefined,
-};
-
-/** The same body on these kernels; all without a list. */
-function rule(
-  title: string,
-  body: (guestIn: (mode: Mode) => Guest, kernel: Kernel) => void,
-  on?: Kernel[],
-): void {
-  for (const kernel of on ?? (Object.keys(starts) as Kernel[])) {
-    const start = starts[kernel];
-    test.skipIf(start === undefined)(`${title} (${kernel})`, () => {
-      body((mode) => {
-        const process = start!();
-        onTestFinished(() => process.exit());
-        const guest = new Guest(process, mode);
-        if (mode === "real")
-          for (let vector = 0; vector < 256; vector++)
-            store16(guest.memory, 4 * vector, HANDLERS + 32 * vector);
-        return guest;
-      }, kernel);
-    });
-  }
-}
-
-const HLT = 0xf4;
-const HANDLERS = 0x4000;
-const [UD, SS, GP, PF] = [6, 12, 13, 14];
 const FAR = 0x8000_0000_0000n;
-
-/** Runs to HLT: "done", or the vector in whose handler it halts. */
-function outcome(guest: Guest): "done" | number | string {
-  const result = guest.enter();
-  if (result !== 0 || guest.exitReason !== KVM_EXIT_HLT) return `${result}, exit ${guest.exitReason}`;
-  const at = Number(guest.register("rip")) - 1 - HANDLERS;
-  return at >= 0 && at < 256 * 32 ? at >> 5 : "done";
-}
-
-const le = (value: number, bytes: number): number[] =>
-  Array.from({ length: bytes }, (_, i) => Math.floor(value / 2 ** (8 * i)) & 0xff);
-
-function sregs(guest: Guest, change: (bytes: Uint8Array) => void): number {
-  const bytes = guest.get(KVM_GET_SREGS.number, KvmSregs.size);
-  change(bytes);
-  return guest.kernel.ioctl(guest.vcpu, KVM_SET_SREGS, bytes);
-}
-
-function setMsr(guest: Guest, index: number, data: bigint): void {
-  const bytes = new Uint8Array(KvmMsrs.size + KvmMsrEntry.size);
-  bytes.set(KvmMsrs.encode({ nmsrs: 1 }));
-  bytes.set(KvmMsrEntry.encode({ index, data }), KvmMsrs.size);
-  expect(guest.kernel.ioctl(guest.vcpu, KVM_SET_MSRS, bytes)).toBe(1);
-}
 
 describe("arithmetic", () => {
   rule("CMP of 64 bits: carry exactly where the first is below the second", (guestIn) => {
@@ -104,7 +40,7 @@ describe("arithmetic", () => {
       }
   });
 
-  const decimal = (opcode: number) => (guestIn: (mode: Mode) => Guest) => {
+  const decimal = (opcode: number) => (guestIn: GuestIn) => {
     const guest = guestIn("prot32");
     guest.code(opcode, 0x0f, 0x92, 0xc1, HLT);
     for (let al = 0x90; al < 0xa0; al++) {
@@ -485,7 +421,7 @@ rule(
 );
 
 describe("SYSENTER and SYSEXIT", () => {
-  const started = (guestIn: (mode: Mode) => Guest, selector: number) => {
+  const started = (guestIn: GuestIn, selector: number) => {
     const guest = guestIn("prot32");
     setMsr(guest, 0x174, BigInt(selector));
     setMsr(guest, 0x175, 0x7800n);
