@@ -133,6 +133,10 @@ export class Delivery {
     }
     if (interrupt.injected) {
       interrupt.injected = false;
+      if (interrupt.soft && this.#vectoring.atInstruction) {
+        this.#vectoring.atInstruction = false;
+        return true;
+      }
       if (this.#emulated) endInterrupt(this.#vcpu, interrupt.nr);
       return this.#deliver(interrupt.nr, event.INTERRUPT, -1);
     }

@@ -6,7 +6,8 @@
  * a device: a guest goes on step by step, and its event never arrives. Since 6.14 it is KVM_INTERNAL_ERROR_DELIVERY_EV instead,
  * but for interrupts: their type is 0 in AMD's field, and not noticed.
  *
- * Missing: that a second access to the same page is told with another error code.
+ * Missing: that a second access to the same page is told with another error code; that 7.2 goes round for ever, until a
+ * signal, where it is entered again after that exit.
  */
 import type { Cpu } from "../../hardware/x86/cpu.ts";
 import type { EmulationFailure } from "./run-emulation-failure.ts";
@@ -30,6 +31,8 @@ export class Vectoring {
   readonly #cpu: Cpu;
   readonly #page: RunPage;
   readonly #failure: EmulationFailure;
+  /** the software interrupt that is kept is the instruction at RIP, which is still to be run */
+  atInstruction = false;
   #type = INTERRUPT;
   #vector = 0;
   #errorCode = -1;
@@ -44,7 +47,7 @@ export class Vectoring {
     this.#failure = failure;
   }
 
-  /** An event has met no memory: it is kept. A software interrupt is its instruction, which is still to be run. */
+  /** An event has met no memory: it is kept. */
   keep(type: number, vector: number, errorCode: number): void {
     const { memory } = this.#cpu;
     const { exception, nmi, interrupt } = this.#vcpu.events;
@@ -63,7 +66,8 @@ export class Vectoring {
     } else {
       interrupt.nr = vector;
       interrupt.soft = type === SOFTWARE;
-      interrupt.injected = type === INTERRUPT;
+      interrupt.injected = true;
+      this.atInstruction = interrupt.soft;
     }
   }
 

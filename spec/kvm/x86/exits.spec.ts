@@ -1,36 +1,70 @@
-/** Exits that an option of user space brings: task priority, hypercalls, MSRs; and the clock of a VM that runs. */
+/**
+ * Exits that an option of user space brings: task priority, hypercalls, MSRs, Hyper-V; those of guests that cannot go on:
+ * states that are not entered, events that meet no memory; and the clock of a VM that runs.
+ */
 import { describe, expect, test } from "vitest";
 import {
   KVM_CAP_EXIT_HYPERCALL,
+  KVM_CAP_HYPERV_SYNIC,
+  KVM_CAP_HYPERV_SYNIC2,
   KVM_CAP_X86_USER_SPACE_MSR,
   KVM_CREATE_IRQCHIP,
   KVM_CREATE_VCPU,
   KVM_ENABLE_CAP,
+  KVM_EXIT_FAIL_ENTRY,
   KVM_EXIT_HLT,
   KVM_EXIT_HYPERCALL,
+  KVM_EXIT_HYPERV,
+  KVM_EXIT_HYPERV_HCALL,
+  KVM_EXIT_HYPERV_SYNIC,
+  KVM_EXIT_INTERNAL_ERROR,
   KVM_EXIT_IO,
+  KVM_EXIT_IRQ_WINDOW_OPEN,
   KVM_EXIT_SET_TPR,
+  KVM_EXIT_SHUTDOWN,
+  KVM_EXIT_SYSTEM_EVENT,
   KVM_EXIT_TPR_ACCESS,
   KVM_EXIT_X86_RDMSR,
   KVM_EXIT_X86_WRMSR,
+  KVM_INTERNAL_ERROR_DELIVERY_EV,
+  KVM_INTERNAL_ERROR_EMULATION,
+  KVM_INTERRUPT,
   KVM_MSR_EXIT_REASON_FILTER,
   KVM_MSR_EXIT_REASON_INVAL,
   KVM_MSR_EXIT_REASON_UNKNOWN,
   KVM_MSR_EXIT_REASON_VALID_MASK,
+  KVM_SYSTEM_EVENT_CRASH,
+  KVM_SYSTEM_EVENT_RESET,
   KvmEnableCap,
 } from "../../../lib/abi/kvm.ts";
 import {
   KVM_GET_CLOCK,
+  KVM_GET_MSRS,
+  KVM_GET_SREGS,
+  KVM_HYPERV_EVENTFD,
   KVM_MSR_FILTER_DEFAULT_DENY,
+  KVM_NMI,
   KVM_SET_CLOCK,
+  KVM_SET_CPUID2,
+  KVM_SET_MSRS,
+  KVM_SET_SREGS,
+  KVM_SET_VCPU_EVENTS,
   KVM_TPR_ACCESS_REPORTING,
   KVM_X86_SET_MSR_FILTER,
   KvmClockData,
+  KvmCpuid2,
+  KvmCpuidEntry2,
+  KvmHypervEventfd,
+  KvmMsrEntry,
+  KvmMsrs,
+  KvmSregs,
+  KvmVcpuEvents,
 } from "../../../lib/abi/kvm-x86.ts";
 import { load32, load64, store32, store64 } from "../../../lib/abi/struct.ts";
+import { builtinHosts } from "../../../lib/machine/builtin.ts";
 import { defaultProfile } from "../../../lib/machine/default-profile.ts";
 import { Machine } from "../../../lib/machine/machine.ts";
-import type { Profile } from "../../../lib/machine/profile.ts";
+import { type Profile, profileFromHeader } from "../../../lib/machine/profile.ts";
 import { CODE, Guest, type Mode } from "./guest.ts";
 import { mainline } from "./vm.ts";
 
@@ -264,5 +298,443 @@ describe("the clock of a VM", () => {
     expect(flagsOf(guest)).toBe(14);
     guest.kernel.ioctl(guest.vm, KVM_SET_CLOCK, new Uint8Array(KvmClockData.size));
     expect(flagsOf(guest)).toBe(14);
+  });
+});
+
+/** AMD's module in some release. */
+const svm = (kernel: string): Profile => profileFromHeader({ ...builtinHosts.x86_64_7_2_svm, kernel });
+const changeSregs = (guest: Guest, change: (bytes: Uint8Array) => void): number => {
+  const bytes = guest.get(KVM_GET_SREGS.number, KvmSregs.size);
+  change(bytes);
+  return guest.kernel.ioctl(guest.vcpu, KVM_SET_SREGS, bytes);
+};
+/** reason, ready_for_interrupt_injection, if_flag */
+const head = ({ run }: Guest) => [load32(run, 8), run[12], run[13]];
+const interrupt = (guest: Guest, vector: number) => {
+  const bytes = new Uint8Array(4);
+  store32(bytes, 0, vector);
+  return guest.kernel.ioctl(guest.vcpu, KVM_INTERRUPT, bytes);
+};
+/** an address without memory */
+const HOLE = 0x40_0000;
+const OUT = [0xe6, 0x80];
+
+describe("states that are not entered", () => {
+  const DB_OF_CS = 14 + 3;
+  const setCode32 = (guest: Guest, on: number) =>
+    changeSregs(guest, (bytes) => {
+      bytes[DB_OF_CS] = on;
+    });
+
+  test("code of 64 and of 32 bits: FAIL_ENTRY, as often as it is tried, until it is mended", () => {
+    const guest = started("long").code(NOP, HLT);
+    expect(setCode32(guest, 1)).toBe(0);
+    guest.run.fill(0xff, 32, 64);
+    for (let i = 0; i < 2; i++) {
+      expect(guest.enter()).toBe(0);
+      expect([...head(guest), union(guest, 0), load32(guest.run, 40), load32(guest.run, 44)]).toEqual([
+        ...[KVM_EXIT_FAIL_ENTRY, 0, 0],
+        ...[0xffff_ffffn, 0, 0xffff_ffff],
+      ]);
+    }
+    setCode32(guest, 0);
+    guest.enter();
+    expect([guest.exitReason, guest.register("rip")]).toEqual([KVM_EXIT_HLT, BigInt(CODE + 2)]);
+  });
+
+  test("an interrupt that was to be injected is there when it is mended", () => {
+    const guest = started("long").code(NOP, HLT);
+    setCode32(guest, 1);
+    guest.registers({ rflags: 0x202 });
+    interrupt(guest, 0x30);
+    guest.enter();
+    expect([...head(guest), guest.events[8], guest.events[9]]).toEqual([KVM_EXIT_FAIL_ENTRY, 0, 1, 1, 0x30]);
+    setCode32(guest, 0);
+    guest.enter();
+    expect([guest.exitReason, guest.register("rip")]).toEqual([KVM_EXIT_HLT, 0x4601n]);
+  });
+
+  test.each([
+    ["outside of long mode it is nothing", "prot32", mainline],
+    ["pvm does not look", "long", defaultProfile],
+  ] as const)("%s", (_why, mode, profile) => {
+    const guest = started(mode, { profile }).code(NOP, HLT);
+    setCode32(guest, 1);
+    guest.enter();
+    expect(guest.exitReason).toBe(KVM_EXIT_HLT);
+  });
+
+  test.each([
+    [30, mainline, KVM_EXIT_HLT],
+    [31, mainline, KVM_EXIT_FAIL_ENTRY],
+    [31, defaultProfile, KVM_EXIT_HLT],
+  ])("exception %i", (vector, profile, reason) => {
+    const guest = started("prot32", { profile }).code(NOP, HLT);
+    const { events } = guest;
+    events.set([1, vector], 0);
+    expect(guest.kernel.ioctl(guest.vcpu, KVM_SET_VCPU_EVENTS, events)).toBe(0);
+    guest.enter();
+    expect(guest.exitReason).toBe(reason);
+  });
+
+  test("a window that is open is told before the first instruction, where a processor runs the guest", () => {
+    const guest = started("prot32").code(NOP, HLT);
+    guest.registers({ rflags: 0x202 });
+    guest.run[0] = 1;
+    for (let i = 0; i < 2; i++) {
+      guest.enter();
+      expect([...head(guest), guest.register("rip")]).toEqual([KVM_EXIT_IRQ_WINDOW_OPEN, 1, 1, BigInt(CODE)]);
+    }
+  });
+});
+
+describe("events that meet no memory on their way", () => {
+  const { idt } = KvmSregs.offsetOf;
+  const inHole: Record<string, (guest: Guest) => void> = {
+    idt: (guest) => {
+      guest.registers({ rflags: 0x202 });
+      changeSregs(guest, (bytes) => store64(bytes, idt, HOLE));
+    },
+    stack: (guest) => guest.registers({ rflags: 0x202, rsp: HOLE + 0x800 }),
+  };
+  const { exception, nmi } = KvmVcpuEvents.offsetOf;
+  type Way = [name: string, code: number[], start: (guest: Guest) => void, type: number, vector: number];
+  const none = () => {};
+  const ways: Way[] = [
+    ["NMI", [...OUT, HLT], (guest) => guest.kernel.ioctl(guest.vcpu, KVM_NMI, 0), 2, 2],
+    ["UD2", [0x0f, 0x0b, HLT], none, 3, 6],
+    ["DIV by 0", [0xf6, 0xf1, HLT], none, 3, 0],
+    ["INT 0x30", [0xcd, 0x30, HLT], none, 4, 0x30],
+    ["INT3", [0xcc, HLT], none, 4, 3],
+  ];
+  /** where the first access goes, and its error */
+  const access = (hole: string, vector: number): [bigint, bigint] =>
+    hole === "idt" ? [BigInt(HOLE + 8 * vector), 0x1_0000_0004n] : [BigInt(HOLE + 0x7fc), 0x1_0000_0006n];
+  const all = Object.keys(inHole).flatMap((hole) => ways.map((way) => [hole, ...way] as const));
+
+  test.each(all)("6.14 and later, %s: %s is DELIVERY_EV", (hole, _name, code, start, type, vector) => {
+    const guest = started("prot32", { profile: svm("7.2") }).code(...code);
+    inHole[hole](guest);
+    start(guest);
+    expect(guest.enter()).toBe(0);
+    const [address, error] = access(hole, vector);
+    expect([guest.exitReason, load32(guest.run, 32), load32(guest.run, 36)]).toEqual([
+      ...[KVM_EXIT_INTERNAL_ERROR, KVM_INTERNAL_ERROR_DELIVERY_EV, 5],
+    ]);
+    expect([8, 16, 24, 32, 40].map((at) => union(guest, at))).toEqual([address, 0x400n, error, address, 0n]);
+    expect(guest.register("rip")).toBe(BigInt(CODE));
+    const { events } = guest;
+    const kept = [
+      [events[exception], events[exception + 1]],
+      [events[8], events[9]],
+      [events[nmi], 2],
+    ];
+    // a software interrupt is told of by its number alone
+    expect(kept[type === 3 ? 0 : type === 4 ? 1 : 2]).toEqual([type === 4 ? 0 : 1, vector]);
+  });
+
+  test.each(all.filter(([, name]) => name !== "NMI" && name !== "DIV by 0"))(
+    "before, %s: KVM's emulator does not know %s",
+    (hole, _name, code, _start, type, vector) => {
+      const guest = started("prot32", { profile: svm("6.12") }).code(...code);
+      inHole[hole](guest);
+      guest.enter();
+      const [address, error] = access(hole, vector);
+      expect([guest.exitReason, load32(guest.run, 32), load32(guest.run, 36), union(guest, 8)]).toEqual([
+        ...[KVM_EXIT_INTERNAL_ERROR, KVM_INTERNAL_ERROR_EMULATION, 8, 1n],
+      ]);
+      expect([...guest.run.subarray(48, 49 + code.length)]).toEqual([15, ...code]);
+      const event = 0x8000_0000 + (type << 8) + vector;
+      expect([32, 40, 48, 56, 64].map((at) => union(guest, at))).toEqual([
+        ...[0x400n, error, address, BigInt(event), 0n],
+      ]);
+      // #UD waits
+      expect([...guest.events.subarray(0, 4)]).toEqual([1, 6, 0, 1]);
+    },
+  );
+
+  test.each([
+    ["7.2", "interrupt"],
+    ["6.12", "interrupt"],
+    ["6.12", "NMI"],
+  ])("%s: an %s waits on, and KVM's emulator does the guest's instructions", (kernel, what) => {
+    const guest = started("prot32", { profile: svm(kernel) }).code(NOP, ...OUT, HLT, 0xe6, 0x81);
+    inHole.idt(guest);
+    if (what === "NMI") guest.kernel.ioctl(guest.vcpu, KVM_NMI, 0);
+    else interrupt(guest, 0x30);
+    // of its HLT nobody hears
+    for (const [port, after] of [
+      [0x80, 3],
+      [0x81, 6],
+    ]) {
+      guest.enter();
+      expect([guest.exitReason, load32(guest.run, 32), guest.register("rip")]).toEqual([
+        ...[KVM_EXIT_IO, 0x101 + port * 0x1_0000, BigInt(CODE + after)],
+      ]);
+      const { events } = guest;
+      expect(what === "NMI" ? [events[nmi], events[nmi + 2]] : [events[8], events[9]]).toEqual(
+        what === "NMI" ? [1, 1] : [1, 0x30],
+      );
+    }
+  });
+
+  test("pvm shuts down", () => {
+    const guest = started("prot32", { profile: defaultProfile }).code(...OUT);
+    inHole.idt(guest);
+    interrupt(guest, 0x30);
+    guest.enter();
+    expect(guest.exitReason).toBe(KVM_EXIT_SHUTDOWN);
+  });
+});
+
+describe("Hyper-V", () => {
+  const BASE = 0x4000_0000;
+  const RESET = BASE + 3;
+  const CRASH_P0 = BASE + 0x100;
+  const CRASH_CTL = BASE + 0x105;
+  const WRMSR = [0x0f, 0x30];
+  const RDMSR = [0x0f, 0x32];
+  const VMMCALL = [0x0f, 0x01, 0xd9];
+  const msr = (index: number, data = 0n) => {
+    const bytes = new Uint8Array(KvmMsrs.size + KvmMsrEntry.size);
+    bytes.set(KvmMsrs.encode({ nmsrs: 1 }));
+    bytes.set(KvmMsrEntry.encode({ index, data }), KvmMsrs.size);
+    return bytes;
+  };
+  const setMsr = (guest: Guest, index: number, value: bigint) =>
+    guest.kernel.ioctl(guest.vcpu, KVM_SET_MSRS, msr(index, value));
+  const getMsr = (guest: Guest, index: number) => {
+    const bytes = msr(index);
+    return guest.kernel.ioctl(guest.vcpu, KVM_GET_MSRS, bytes) === 1
+      ? KvmMsrEntry.decode(bytes, KvmMsrs.size).data
+      : undefined;
+  };
+  const withHyperv = (mode: Mode, { shown = true, synic = 0, irqchip = false } = {}): Guest => {
+    const guest = started(mode, { profile: svm("6.12"), irqchip: irqchip || synic !== 0 });
+    if (synic !== 0)
+      expect(guest.kernel.ioctl(guest.vcpu, KVM_ENABLE_CAP, KvmEnableCap.encode({ cap: synic }))).toBe(0);
+    if (shown) {
+      const leaves = [
+        { function: 1, edx: 0x078b_fbff },
+        { function: 0x4000_0000, eax: 0x4000_0005 },
+        { function: 0x4000_0001, eax: 0x3123_7648 },
+        { function: 0x8000_0000, eax: 0x8000_0001 },
+        { function: 0x8000_0001, edx: 0x2010_0800 },
+      ];
+      const bytes = new Uint8Array(KvmCpuid2.size + leaves.length * KvmCpuidEntry2.size);
+      bytes.set(KvmCpuid2.encode({ nent: leaves.length }));
+      leaves.forEach((leaf, i) => {
+        bytes.set(KvmCpuidEntry2.encode(leaf), KvmCpuid2.size + i * KvmCpuidEntry2.size);
+      });
+      expect(guest.kernel.ioctl(guest.vcpu, KVM_SET_CPUID2, bytes)).toBe(0);
+    }
+    return guest;
+  };
+  const writing = (guest: Guest, index: number, value: bigint) => {
+    guest.code(...WRMSR, ...OUT);
+    guest.registers({ rcx: index, rax: value & 0xffff_ffffn, rdx: value >> 32n });
+    guest.enter();
+    return guest.exitReason;
+  };
+
+  test.each([
+    ["a crash", CRASH_CTL, 1n << 63n, KVM_SYSTEM_EVENT_CRASH],
+    ["a reset", RESET, 1n, KVM_SYSTEM_EVENT_RESET],
+  ])("%s that the guest tells is an exit, once", (_what, index, value, type) => {
+    const guest = withHyperv("long");
+    guest.run.fill(0xff, 32, 64);
+    expect(writing(guest, index, value)).toBe(KVM_EXIT_SYSTEM_EVENT);
+    expect([load32(guest.run, 32), load32(guest.run, 36), union(guest, 8)]).toEqual([
+      ...[type, 0, 0xffff_ffff_ffff_ffffn],
+    ]);
+    expect([...head(guest), guest.register("rip")]).toEqual([KVM_EXIT_SYSTEM_EVENT, 0, 0, BigInt(CODE + 2)]);
+    guest.enter();
+    expect(guest.exitReason).toBe(KVM_EXIT_IO);
+  });
+
+  test.each([
+    [CRASH_CTL, 0n],
+    [CRASH_CTL, 1n << 62n],
+    [RESET, 0n],
+    [RESET, 2n],
+    [CRASH_P0, 0xabcdn],
+  ])("%i: %i is none", (index, value) => {
+    const guest = withHyperv("long");
+    expect(writing(guest, index, value)).toBe(KVM_EXIT_IO);
+    expect(getMsr(guest, index)).toBe(index === CRASH_P0 ? value : 0n);
+  });
+
+  test("a guest whose CPUID does not show it gets #GP", () => {
+    const guest = withHyperv("long", { shown: false });
+    expect(writing(guest, RESET, 1n)).toBe(KVM_EXIT_HLT);
+    expect(guest.register("rip")).toBe(0x41a1n);
+  });
+
+  test("user space is told INVAL of a write that is refused", () => {
+    const guest = withHyperv("long", { shown: false });
+    enable(guest, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_INVAL);
+    expect(writing(guest, RESET, 1n)).toBe(KVM_EXIT_X86_WRMSR);
+  });
+
+  test("user space writes the parameters, the control and a reset; a reset waits while nobody enters the guest", () => {
+    const guest = withHyperv("long", { shown: false }).code(...OUT);
+    for (let i = 0; i < 5; i++) expect(setMsr(guest, CRASH_P0 + i, BigInt(i) << 60n)).toBe(1);
+    for (let i = 0; i < 5; i++) expect(getMsr(guest, CRASH_P0 + i)).toBe(BigInt(i) << 60n);
+    expect([setMsr(guest, CRASH_CTL, 0xffff_ffff_ffff_ffffn), getMsr(guest, CRASH_CTL)]).toEqual([
+      ...[1, 1n << 63n],
+    ]);
+    expect(setMsr(guest, RESET, 1n)).toBe(1);
+    guest.run[1] = 1;
+    expect(guest.enter()).toBe(-4);
+    guest.run[1] = 0;
+    guest.enter();
+    expect([guest.exitReason, load32(guest.run, 32)]).toEqual([
+      KVM_EXIT_SYSTEM_EVENT,
+      KVM_SYSTEM_EVENT_RESET,
+    ]);
+    guest.enter();
+    expect(guest.exitReason).toBe(KVM_EXIT_IO);
+  });
+
+  test("pvm has none of it", () => {
+    const guest = started("long", { profile: defaultProfile });
+    expect(setMsr(guest, RESET, 1n)).toBe(0);
+    expect(writing(guest, RESET, 1n)).toBe(KVM_EXIT_HLT);
+  });
+
+  test.each([
+    [KVM_CAP_HYPERV_SYNIC, 0],
+    [KVM_CAP_HYPERV_SYNIC2, 0x77],
+  ])(
+    "SynIC by capability %i: what the guest writes is an exit, and its pages start as zeros or not",
+    (synic, byte) => {
+      const guest = withHyperv("long", { synic });
+      expect(getMsr(guest, BASE + 0x80)).toBe(1n);
+      guest.memory.fill(0x77, 0x9000, 0xc000);
+      const told = (index: number, control: bigint, events: bigint, messages: bigint) =>
+        expect([
+          load32(guest.run, 32),
+          load32(guest.run, 40),
+          ...[16, 24, 32].map((at) => union(guest, at)),
+        ]).toEqual([...[KVM_EXIT_HYPERV_SYNIC, BASE + index], ...[control, events, messages]]);
+      expect(writing(guest, BASE + 0x82, 0x9001n)).toBe(KVM_EXIT_HYPERV);
+      told(0x82, 1n, 0x9001n, 0n);
+      expect(writing(guest, BASE + 0x83, 0xa001n)).toBe(KVM_EXIT_HYPERV);
+      told(0x83, 1n, 0x9001n, 0xa001n);
+      expect(writing(guest, BASE + 0x80, 0n)).toBe(KVM_EXIT_HYPERV);
+      told(0x80, 0n, 0x9001n, 0xa001n);
+      expect([0x8fff, 0x9000, 0xafff, 0xb000].map((at) => guest.memory[at])).toEqual([0, byte, byte, 0x77]);
+      // a page that is off, the end of messages and interrupts are KVM's own
+      expect(writing(guest, BASE + 0x84, 0n)).toBe(KVM_EXIT_IO);
+      expect(writing(guest, BASE + 0x90, 0x30n)).toBe(KVM_EXIT_IO);
+      expect(getMsr(guest, BASE + 0x90)).toBe(0x30n);
+      expect([setMsr(guest, BASE + 0x80, 1n), setMsr(guest, BASE + 0x82, 0xb001n)]).toEqual([1, 1]);
+      guest.code(...OUT);
+      guest.registers({});
+      guest.enter();
+      expect([guest.exitReason, guest.memory[0xb000]]).toEqual([KVM_EXIT_IO, 0x77]);
+    },
+  );
+
+  test("a SynIC that is not there: user space reads what it would start with, and may write 0", () => {
+    const guest = withHyperv("long", { irqchip: true });
+    const values = [0x80, 0x81, 0x82, 0x83, 0x84, 0x90].map((at) => [
+      getMsr(guest, BASE + at),
+      setMsr(guest, BASE + at, 1n),
+      setMsr(guest, BASE + at, 0n),
+    ]);
+    expect(values).toEqual([0n, 1n, 0n, 0n, 0n, 0x1_0000n].map((value) => [value, 0, 1]));
+  });
+
+  test.each(["long", "prot32"] as const)("%s: a message is posted by user space", (mode) => {
+    const guest = withHyperv(mode, { synic: KVM_CAP_HYPERV_SYNIC });
+    setMsr(guest, BASE, 1n);
+    guest.code(...VMMCALL, ...OUT);
+    if (mode === "long") guest.registers({ rcx: 0x5c, rdx: 0x1_0000_9000n, r8: 0x2_0000_a000n });
+    else guest.registers({ rax: 0x5c, rdx: 0, rbx: 1, rcx: 0x9000, rdi: 2, rsi: 0xa000 });
+    guest.run.fill(0xff, 32, 88);
+    guest.enter();
+    expect([guest.exitReason, load32(guest.run, 32), guest.register("rip")]).toEqual([
+      ...[KVM_EXIT_HYPERV, KVM_EXIT_HYPERV_HCALL, BigInt(CODE)],
+    ]);
+    expect([4, 8, 16, 24, 32].map((at) => (at === 4 ? load32(guest.run, 36) : union(guest, at)))).toEqual([
+      ...[0xffff_ffff, 0x5cn, 0xffff_ffff_ffff_ffffn, 0x1_0000_9000n, 0x2_0000_a000n],
+    ]);
+    store64(guest.run, 48, 0x1_0002_0003n);
+    guest.enter();
+    expect([guest.exitReason, guest.register("rax"), guest.register("rip")]).toEqual([
+      ...[KVM_EXIT_IO, mode === "long" ? 0x1_0002_0003n : 0x2_0003n, BigInt(CODE + VMMCALL.length)],
+    ]);
+    expect(guest.register("rdx")).toBe(mode === "long" ? 0x1_0000_9000n : 1n);
+  });
+
+  test.each([
+    ["post a message", 0x5cn, 0x9000n, 3n],
+    ["signal an unknown connection", 0x1_005dn, 0x124n, 3n],
+    ["signal one", 0x1_005dn, 0x123n, 0n],
+    ["signal one, by memory", 0x5dn, 0x9000n, 0n],
+    ["by memory that is not aligned", 0x5dn, 0x9004n, 4n],
+    ["by no memory", 0x5dn, BigInt(HOLE), 4n],
+    ["flags of a connection", 0x1_005dn, 0x1_0000_0123n, 3n],
+    ["reserved bits of a connection", 0x1_005dn, 0x100_0123n, 3n],
+    ["with repetitions", 0x1_0001_005dn, 0x123n, 3n],
+    ["with a head", 0x3_005dn, 0x123n, 3n],
+    ["reserved bits", 0x801_005dn, 0x123n, 3n],
+    ["spin", 8n, 0n, 0n],
+    ["nobody knows", 0x77n, 0n, 2n],
+  ])("without SynIC KVM answers: %s", (_what, rcx, rdx, result) => {
+    const guest = withHyperv("long", { irqchip: true });
+    const eventfd = guest.kernel.eventfd2(0, 0x800);
+    const assign = KvmHypervEventfd.encode({ conn_id: 0x123, fd: eventfd });
+    expect(guest.kernel.ioctl(guest.vm, KVM_HYPERV_EVENTFD, assign)).toBe(0);
+    setMsr(guest, BASE, 1n);
+    store32(guest.memory, 0x9000, 0x123);
+    guest.code(...VMMCALL, ...OUT);
+    guest.registers({ rcx, rdx, r8: 0xa000 });
+    guest.enter();
+    expect([guest.exitReason, guest.register("rax")]).toEqual([KVM_EXIT_IO, result]);
+    const count = new Uint8Array(8);
+    const signalled = result === 0n && rcx !== 8n;
+    expect([guest.kernel.read(eventfd, count, 8), count[0]]).toEqual(signalled ? [8, 1] : [-11, 0]);
+  });
+
+  test("the guest's name and its page of hypercalls", () => {
+    const guest = withHyperv("long");
+    const page = () => [getMsr(guest, BASE + 1), [...guest.memory.subarray(0xc000, 0xc005)]];
+    // without a name there is none
+    expect([setMsr(guest, BASE + 1, 0xc001n), page()]).toEqual([1, [0n, [0, 0, 0, 0, 0]]]);
+    setMsr(guest, BASE, 0x77n);
+    expect([setMsr(guest, BASE + 1, 0xc000n), page()]).toEqual([1, [0xc000n, [0, 0, 0, 0, 0]]]);
+    expect([setMsr(guest, BASE + 1, 0xc001n), page()]).toEqual([1, [0xc001n, [...VMMCALL, 0xc3, 0]]]);
+    expect([setMsr(guest, BASE + 1, BigInt(HOLE + 1)), page()]).toEqual([
+      0,
+      [0xc001n, [...VMMCALL, 0xc3, 0]],
+    ]);
+    setMsr(guest, BASE, 0n);
+    expect(getMsr(guest, BASE + 1)).toBe(0xc000n);
+  });
+
+  test.each([
+    ["CPUID does not show it", false, 1n],
+    ["the guest has no name", true, 0n],
+  ])("hypercalls are KVM's where %s", (_why, shown, name) => {
+    const guest = withHyperv("long", { shown });
+    setMsr(guest, BASE, name);
+    guest.code(...VMMCALL, ...OUT);
+    guest.registers({ rax: 0x55, rcx: 0x5c });
+    guest.enter();
+    expect([guest.exitReason, BigInt.asIntN(64, guest.register("rax"))]).toEqual([KVM_EXIT_IO, -1000n]);
+  });
+
+  test("numbers that a guest reads and may not write", () => {
+    const guest = withHyperv("long");
+    expect([getMsr(guest, BASE + 2), getMsr(guest, BASE + 0x23)]).toEqual([0n, 1_000_000_000n]);
+    guest.code(...RDMSR, ...OUT);
+    guest.registers({ rcx: BASE + 2, rax: 5 });
+    guest.enter();
+    expect([guest.exitReason, guest.register("rax")]).toEqual([KVM_EXIT_IO, 0n]);
+    expect(writing(guest, BASE + 2, 1n)).toBe(KVM_EXIT_HLT);
+    expect([setMsr(guest, BASE + 2, 7n), getMsr(guest, BASE + 2)]).toEqual([1, 7n]);
+    expect(setMsr(guest, BASE + 2, 1n << 31n)).toBe(0);
   });
 });
