@@ -41,6 +41,10 @@ const hex = (bytes: Uint8Array, from: number, to: number): string => {
   return digits;
 };
 
+/** A number beside one that is printed as hex is printed so, too. */
+const inBaseOf = (other: string, text: string): string =>
+  other.startsWith("0x") && /^\d+$/.test(text) ? `0x${BigInt(text).toString(16)}` : text;
+
 /** How many differing places are told one by one. */
 const TOLD = 3;
 
@@ -64,9 +68,10 @@ export function compareBytes(
     const field = layout && fieldAt(layout, recorded, at);
     const end = field === undefined ? endOfRun(ours, recorded, at, ranges) : field.at + field.size;
     if (places.length === TOLD) more++;
-    else if (field !== undefined)
-      places.push(`${field.name} is ${field.print(ours)}, the kernel says ${field.print(recorded)}`);
-    else places.push(`at ${at} is ${hex(ours, at, end)}, the kernel says ${hex(recorded, at, end)}`);
+    else if (field !== undefined) {
+      const [is, says] = [field.print(ours), field.print(recorded)];
+      places.push(`${field.name} is ${inBaseOf(says, is)}, the kernel says ${inBaseOf(is, says)}`);
+    } else places.push(`at ${at} is ${hex(ours, at, end)}, the kernel says ${hex(recorded, at, end)}`);
     at = end - 1;
   }
   if (places.length === 0) return undefined;

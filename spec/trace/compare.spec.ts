@@ -1,8 +1,10 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { KVM_GET_REGS, KvmRegs } from "../../lib/abi/kvm-x86.ts";
 import { compareBytes, compareResult, errnoOf } from "../../lib/trace/compare.ts";
 import { readTrace } from "../../lib/trace/files.ts";
+import { layoutOf } from "../../lib/trace/layout.ts";
 
 test("two names of one error are the same answer", () => {
   expect(compareResult(-95, -1, "ENOTSUP")).toBeUndefined();
@@ -27,4 +29,14 @@ test("long differences are counted, not told one by one", () => {
   expect(compareBytes("out", ours, recorded)).toBe(
     "out: at 0 is 00, the kernel says 01, at 4 is 00, the kernel says 01, at 8 is 00, the kernel says 01, and 2 more",
   );
+});
+
+test("two numbers are told in the same base", () => {
+  const layout = layoutOf(KVM_GET_REGS);
+  const regs = (rflags: number) => KvmRegs.encode({ rflags });
+  const told = (ours: number, recorded: number) =>
+    compareBytes("out", regs(ours), regs(recorded), undefined, layout);
+  expect(told(0x10046, 70)).toBe("out: rflags is 0x10046, the kernel says 0x46");
+  expect(told(70, 0x10046)).toBe("out: rflags is 0x46, the kernel says 0x10046");
+  expect(told(70, 2)).toBe("out: rflags is 70, the kernel says 2");
 });
