@@ -46,8 +46,8 @@ export interface CampaignResult {
   readonly known: Map<string, number>;
 }
 
-/** How often a difference has to show again. */
-const CONFIRMATIONS = 2;
+/** How often a difference has to show again, each time with more patience. */
+const CONFIRMATIONS = 3;
 const SHRINK_ATTEMPTS = 400;
 
 /** The program of a number: the same for the same seed, on every machine. */
@@ -94,7 +94,8 @@ export function campaign(ours: Kernel, theirs: Kernel, options: CampaignOptions)
     }
     const cut = program.slice(0, difference.operation + 1);
     const shows = (candidate: Program): boolean => {
-      const shown = compareOn(candidate, ours, theirs, undefined, 1);
+      let shown = compareOn(candidate, ours, theirs, undefined, 1);
+      if (shown?.stopped) shown = compareOn(candidate, ours, theirs, undefined, CONFIRMATIONS);
       return shown !== undefined && !shown.late && kindOf(shown) === kindOf(difference);
     };
     const smallest = options.shrink === false ? cut : shrink(cut, shows, SHRINK_ATTEMPTS);

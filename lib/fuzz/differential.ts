@@ -9,13 +9,15 @@ import { answer, compareBytes } from "../trace/compare.ts";
 import { layoutOf } from "../trace/layout.ts";
 import { type RunOptions, runProgram, type Step } from "./interpreter.ts";
 import type { Program } from "./program.ts";
-import { SLOW_PIT, volatileBytes } from "./rules.ts";
+import { SLOW_PIT, STORM, volatileBytes } from "./rules.ts";
 
 /** A kernel that programs are run on: a new process for each. */
 export interface Kernel {
   process(): Syscalls;
   /** waits until nothing deferred is left; `patience` 0 is the usual, each further one longer */
   settle(process: Syscalls, patience: number): void;
+  /** whether a storm of interrupts is paused at present (see rules.ts) */
+  paused?(process: Syscalls): boolean;
   /** KVM_RUN that answers −EINTR after some time, if the guest does not leave before */
   enter?(process: Syscalls, vcpu: number, patience: number): number;
 }
@@ -27,8 +29,10 @@ export interface Difference {
   readonly call: string;
   /** in words; the second kernel is "the kernel" */
   readonly what: string;
-  /** the program ran for so long that a PIT may have ticked: what differs is a matter of speed */
+  /** the program ran for so long that a PIT may have ticked, or stood a storm: what differs is a matter of speed */
   readonly late: boolean;
+  /** the guest of the second kernel was still running when it was stopped, the first kernel's was not */
+  readonly stopped?: boolean;
 }
 
 /** What a comparison has seen. */
@@ -73,7 +77,7 @@ export function compareOn(
     operation,
     call,
     what,
-    late: tamed.has(SLOW_PIT) && performance.now() - started > PIT_PATIENCE_MS,
+    late: tamed.has(STORM) || (tamed.has(SLOW_PIT) && performance.now() - started > PIT_PATIENCE_MS),
   });
   const here = ours.process();
   const there = theirs.process();
@@ -106,7 +110,20 @@ export function compareOn(
       }
       counts.calls++;
       countAnswer(counts, expected.value);
+      if (!tamed.has(STORM) && ours.paused?.(here)) {
+        tamed.add(STORM);
+        count(counts.tamed, STORM);
+      }
       if (given.value.over === true && expected.value.result === -EINTR) return undefined;
+      if (expected.value.over === true && given.value.call === expected.value.call)
+        return {
+          ...differs(
+            expected.value.operation,
+            expected.value.call,
+            `answered ${answer(given.value.result)}, the kernel ran on`,
+          ),
+          stopped: true,
+        };
       const what = compareSteps(given.value, expected.value, counts);
       if (what !== undefined) return differs(expected.value.operation, expected.value.call, what);
     }

@@ -1,6 +1,7 @@
 /** The two kernels of a campaign: the fake with the profile of this host, and the real one. */
 import { EINTR } from "../abi/errno.ts";
 import { KVM_RUN } from "../abi/kvm.ts";
+import { EOI_INJECT_DELAY } from "../hardware/ioapic.ts";
 import type { Kernel as FakeKernel } from "../kernel/kernel.ts";
 import type { Syscalls } from "../kernel/syscalls.ts";
 import { guestPolicy } from "../kvm/x86/guest-policy.ts";
@@ -15,7 +16,7 @@ import { RUNNING_ON } from "./guest-run.ts";
 const SETTLE_MS = [1, 4, 15];
 
 /** Milliseconds that a guest of the real kernel may run, by patience; instructions that one of the fake may. */
-const RUN_MS = [20, 150, 600];
+const RUN_MS = [20, 150, 600, 6000];
 const RUN_INSTRUCTIONS = 1_000_000;
 
 /** The real kernel. */
@@ -41,6 +42,11 @@ export function fakeSide(header: TraceHeader): Kernel {
       return process;
     },
     settle: (process) => process.settle(),
+    // nothing else in a program has a timer as short as that
+    paused(process) {
+      const clock = kernels.get(process)?.clock;
+      return clock !== undefined && clock.next - clock.now <= EOI_INJECT_DELAY;
+    },
     enter(process, vcpu) {
       const deadlocks = kernels.get(process)?.deadlocks;
       const before = deadlocks?.length;
