@@ -207,7 +207,9 @@ const common: readonly Entry<VcpuFile>[] = [
       const refused = checkAnnouncedIrqchip(vcpu);
       if (refused < 0) return refused;
       vcpu.signals = process.signals;
-      return vcpu.arch!.run(false);
+      const result = vcpu.arch!.run(false);
+      vcpu.kicked = false;
+      return result;
     },
   ],
   ...signalMaskIoctls,

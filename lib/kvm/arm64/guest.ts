@@ -39,6 +39,8 @@ import {
   maintenance,
   save as saveListRegisters,
 } from "../../hardware/gic-cpu-interface.ts";
+import { ASLEEP, BUSY } from "../../kernel/long-call.ts";
+import { AWAKE, sleepUntil } from "../vcpu-sleep.ts";
 import type { Arm64Vcpu } from "./vcpu.ts";
 import { UNDEFINED } from "./vgic.ts";
 
@@ -86,8 +88,9 @@ export function* wfi(): Step<void> {
   yield { do: "wfi" };
 }
 
-/** steps of a guest in one KVM_RUN before a signal comes */
+/** steps of a guest in one KVM_RUN before a signal comes, and before a patient run lets others go on */
 const MAX_STEPS = 100_000;
+const SLICE = 1_000;
 
 /** Runs a guest on a vCPU, from one exit to the next. */
 export class GuestRunner {
@@ -98,26 +101,55 @@ export class GuestRunner {
   /** a store that waits for room in the ring of dirty pages */
   #held: GuestAction | undefined;
   #answer = 0n;
+  #stepsLeft = 0;
+  /** it waits for an interrupt, or has come to its end */
+  #asleep = false;
+  #ended = false;
 
   constructor(vcpu: Arm64Vcpu, guest: Guest) {
     this.#vcpu = vcpu;
     this.#guest = guest;
   }
 
-  /** 0 for an exit; −EINTR where the guest waits or spins for ever, or has ended. */
-  run(): number {
-    const { pages } = this.#vcpu.vcpu;
-    if (this.#exited?.do === "load") this.#answer = dataOf(pages, this.#exited.width);
+  /** Takes over what user space answered to the last exit: KVM_RUN does it first of all (live 6.12). */
+  complete(): void {
+    if (this.#exited?.do === "load") this.#answer = dataOf(this.#vcpu.vcpu.pages, this.#exited.width);
     this.#exited = undefined;
+  }
+
+  /** 0 for an exit; −EINTR for a signal, where the guest waits or spins for ever, or has ended. */
+  run(patient: boolean): number {
     if (this.#ringFull) return this.#exitForRing();
-    store32(pages, EXIT_REASON, 0);
+    store32(this.#vcpu.vcpu.pages, EXIT_REASON, 0);
+    this.#stepsLeft = MAX_STEPS;
+    return this.#go(patient);
+  }
+
+  /** A patient run that is not over goes on. */
+  resume(): number {
+    return this.#go(true);
+  }
+
+  #go(patient: boolean): number {
+    const { vcpu } = this.#vcpu;
+    if (vcpu.interrupted) return this.#interrupted();
+    if (this.#asleep) {
+      const slept = this.#sleep(patient);
+      if (slept !== AWAKE) return slept;
+    }
+    const pause = patient ? this.#stepsLeft - SLICE : 0;
     this.#enter();
-    for (let step = 0; step < MAX_STEPS; step++) {
-      const action = this.#next();
-      if (action === undefined) break;
-      if (action.do === "wfi") {
+    while (this.#stepsLeft-- > 0 && !vcpu.interrupted) {
+      if (this.#stepsLeft < pause) {
         this.#leave();
-        if (!this.#vcpu.vm.vgic.gic.hasPending(this.#vcpu.cpu)) break;
+        return BUSY;
+      }
+      const action = this.#next();
+      if (action === undefined || action.do === "wfi") {
+        this.#ended = action === undefined;
+        this.#leave();
+        const slept = this.#sleep(patient);
+        if (slept !== AWAKE) return slept;
         this.#enter();
       } else if (this.#fillsRing(action)) {
         this.#held = action;
@@ -125,12 +157,28 @@ export class GuestRunner {
         return this.#exitForRing();
       } else if (!this.#perform(action)) {
         this.#exited = action;
-        store32(pages, EXIT_REASON, KVM_EXIT_MMIO);
+        store32(vcpu.pages, EXIT_REASON, KVM_EXIT_MMIO);
         return 0;
       }
     }
     this.#leave();
-    store32(pages, EXIT_REASON, KVM_EXIT_INTR);
+    return this.#interrupted();
+  }
+
+  /** AWAKE with something to do, ASLEEP, or −EINTR. A guest that has ended sleeps until a signal comes. */
+  #sleep(patient: boolean): number {
+    const { vcpu } = this.#vcpu;
+    const what = this.#ended ? "has come to its end" : "waits for an interrupt";
+    this.#asleep = true;
+    const slept = sleepUntil(vcpu, patient, what, () => !this.#ended && this.#vcpu.runnable);
+    if (slept === ASLEEP) return ASLEEP;
+    if (slept !== AWAKE) return this.#interrupted();
+    this.#asleep = false;
+    return AWAKE;
+  }
+
+  #interrupted(): number {
+    store32(this.#vcpu.vcpu.pages, EXIT_REASON, KVM_EXIT_INTR);
     return -EINTR;
   }
 

@@ -10,8 +10,10 @@ import { KVM_EXIT_INTR } from "../../abi/kvm.ts";
 import { KVM_ARM_VCPU_PMU_V3, KVM_ARM_VCPU_SVE, KvmRegs, KvmRun } from "../../abi/kvm-arm64.ts";
 import { store32 } from "../../abi/struct.ts";
 import { GicCpu } from "../../hardware/gic.ts";
+import { ASLEEP } from "../../kernel/long-call.ts";
 import type { VcpuArch } from "../arch.ts";
 import type { Vcpu } from "../vcpu.ts";
+import { sleepUntil } from "../vcpu-sleep.ts";
 import { type Guest, GuestRunner } from "./guest.ts";
 import { SystemRegisters } from "./system-registers.ts";
 import type { Arm64Vm } from "./vm.ts";
@@ -71,13 +73,30 @@ export class Arm64Vcpu implements VcpuArch {
   }
 
   /** ENOEXEC: not initialised; EPERM: not finalised; the controller's ENXIO, EINVAL, EBUSY, which end the VM; EINVAL. */
-  run(): number {
+  run(patient: boolean): number {
     const refused = this.prepare();
     if (refused < 0) return refused;
-    if (this.vcpu.pages[IMMEDIATE_EXIT] !== 0) return -EINTR;
-    if (this.#guest !== undefined && this.mpState === RUNNABLE) return this.#guest.run();
+    this.#guest?.complete();
+    if (this.vcpu.pages[IMMEDIATE_EXIT] !== 0 || (patient && this.vcpu.kicked)) return -EINTR;
+    if (this.#guest !== undefined && this.mpState === RUNNABLE) return this.#guest.run(patient);
+    return this.#idle(patient);
+  }
+
+  resume(): number {
+    return this.#guest !== undefined && this.mpState === RUNNABLE ? this.#guest.resume() : this.#idle(true);
+  }
+
+  /** Without a guest, or switched off: until a signal comes. */
+  #idle(patient: boolean): number {
+    const what = this.mpState === RUNNABLE ? "runs no guest" : "is switched off";
+    if (patient && sleepUntil(this.vcpu, true, what, () => false) === ASLEEP) return ASLEEP;
     store32(this.vcpu.pages, KvmRun.offsetOf.exit_reason, KVM_EXIT_INTR);
     return -EINTR;
+  }
+
+  /** Whether an interrupt waits for it (kvm_arch_vcpu_runnable). */
+  get runnable(): boolean {
+    return this.wires !== 0 || this.vm.vgic.gic.hasPending(this.cpu);
   }
 
   /** Puts a guest on the vCPU: from now on KVM_RUN runs it. */

@@ -18,6 +18,8 @@ import { EINTR } from "../../abi/errno.ts";
 import { KVM_EXIT_INTR, KVM_EXIT_MMIO, KVM_EXIT_PAPR_HCALL } from "../../abi/kvm.ts";
 import { KvmRun } from "../../abi/kvm-ppc.ts";
 import { store32, store64 } from "../../abi/struct.ts";
+import { ASLEEP, BUSY } from "../../kernel/long-call.ts";
+import { AWAKE, sleepUntil } from "../vcpu-sleep.ts";
 import type { PpcVcpu } from "./vcpu.ts";
 
 const EXIT_REASON = KvmRun.offsetOf.exit_reason;
@@ -29,8 +31,9 @@ const HCALL_RET = EXIT + 8;
 const HCALL_ARGS = EXIT + 16;
 const HCALL_ARGUMENTS = 9;
 const GPR_STATUS = 3;
-/** steps of a guest in one KVM_RUN before a signal comes */
+/** steps of a guest in one KVM_RUN before a signal comes, and before a patient run lets others go on */
 const MAX_STEPS = 100_000;
+const SLICE = 1_000;
 
 /** What a guest does: numbers up to 2^53, wider stores as bigints. */
 export type GuestAction =
@@ -84,16 +87,29 @@ export class GuestRunner {
   #action: GuestAction | undefined;
   /** undefined while user space has to answer */
   #answer: GuestAnswer | undefined = nothing;
+  #stepsLeft = 0;
+  /** the guest has come to its end */
+  #ended = false;
 
   constructor(vcpu: PpcVcpu, guest: Guest) {
     this.#vcpu = vcpu;
     this.#guest = guest;
   }
 
-  /** 0 for an exit; −EINTR where the guest waits or spins for ever, or has ended. Between two steps deferred work may run. */
-  run(): number {
+  /** 0 for an exit; −EINTR for a signal, where the guest waits or spins for ever, or has ended. */
+  run(patient: boolean): number {
+    this.#stepsLeft = MAX_STEPS;
+    return this.#go(patient);
+  }
+
+  /** A patient run that is not over goes on. */
+  resume(): number {
+    return this.#go(true);
+  }
+
+  #go(patient: boolean): number {
     this.#vcpu.vm.running = this.#vcpu;
-    const result = this.#run();
+    const result = this.#steps(patient);
     this.#vcpu.vm.running = undefined;
     return result;
   }
@@ -103,20 +119,37 @@ export class GuestRunner {
     this.#answer ??= this.#fromUserSpace(this.#action!, this.#vcpu.vcpu.pages);
   }
 
-  #run(): number {
-    const { pages, vm } = this.#vcpu.vcpu;
-    const { work } = vm.kernel;
-    this.complete();
-    for (let step = 0; step < MAX_STEPS; step++) {
-      if (this.#action?.do === "wait" && !this.#vcpu.external) break;
+  /** Between two steps deferred work may run. */
+  #steps(patient: boolean): number {
+    const { vcpu } = this.#vcpu;
+    const { work } = vcpu.vm.kernel;
+    const pause = patient ? this.#stepsLeft - SLICE : 0;
+    while (this.#stepsLeft-- > 0 && !vcpu.interrupted) {
+      if (this.#stepsLeft < pause) return BUSY;
+      if (this.#ended || (this.#action?.do === "wait" && !this.#vcpu.external)) {
+        const slept = this.#sleep(patient);
+        if (slept !== AWAKE) return slept;
+      }
       const next = this.#guest.next(this.#answer!);
-      if (next.done === true) break;
+      this.#ended = next.done === true;
+      if (next.done === true) continue;
       this.#action = next.value;
-      this.#answer = this.#perform(next.value, pages);
+      this.#answer = this.#perform(next.value, vcpu.pages);
       if (this.#answer === undefined) return 0;
       work.policy(work);
     }
-    store32(pages, EXIT_REASON, KVM_EXIT_INTR);
+    return this.#interrupted();
+  }
+
+  /** AWAKE with something to do, ASLEEP, or −EINTR. A guest that has ended sleeps until a signal comes. */
+  #sleep(patient: boolean): number {
+    const what = this.#ended ? "has come to its end" : "waits for an interrupt";
+    const slept = sleepUntil(this.#vcpu.vcpu, patient, what, () => !this.#ended && this.#vcpu.external);
+    return slept === AWAKE || slept === ASLEEP ? slept : this.#interrupted();
+  }
+
+  #interrupted(): number {
+    store32(this.#vcpu.vcpu.pages, EXIT_REASON, KVM_EXIT_INTR);
     return -EINTR;
   }
 

@@ -20,11 +20,13 @@ import { KVM_INTERRUPT_UNSET, KvmRun } from "../../abi/kvm-ppc.ts";
 import { load32, store32 } from "../../abi/struct.ts";
 import type { ExternalInput } from "../../hardware/external-input.ts";
 import type { Argument } from "../../kernel/argument.ts";
+import { ASLEEP } from "../../kernel/long-call.ts";
 import type { Process } from "../../kernel/process.ts";
 import type { VcpuArch } from "../arch.ts";
 import { DeviceFile } from "../device.ts";
 import type { Entry } from "../dispatch.ts";
 import type { Vcpu, VcpuFile } from "../vcpu.ts";
+import { sleepUntil } from "../vcpu-sleep.ts";
 import type { PpcController, Presenter } from "./controller.ts";
 import { type Guest, GuestRunner } from "./guest.ts";
 import { H_RTAS, H_SUCCESS } from "./hypercalls.ts";
@@ -80,18 +82,24 @@ export class PpcVcpu implements VcpuArch, ExternalInput {
   online(): void {}
 
   /** KVM_RUN: EINVAL for a vCPU that is not ready. Without a guest it runs until a signal comes: EINTR. */
-  run(): number {
+  run(patient: boolean): number {
     const { pages } = this.vcpu;
-    if (pages[IMMEDIATE_EXIT] !== 0) {
-      this.#guest?.complete();
-      return -EINTR;
-    }
+    this.#guest?.complete();
+    if (pages[IMMEDIATE_EXIT] !== 0 || (patient && this.vcpu.kicked)) return -EINTR;
     if (!this.sane) {
       store32(pages, EXIT_REASON, KVM_EXIT_INTERNAL_ERROR);
       return -EINVAL;
     }
-    if (this.#guest !== undefined) return this.#guest.run();
-    store32(pages, EXIT_REASON, KVM_EXIT_INTR);
+    return this.#guest === undefined ? this.#idle(patient) : this.#guest.run(patient);
+  }
+
+  resume(): number {
+    return this.#guest === undefined ? this.#idle(true) : this.#guest.resume();
+  }
+
+  #idle(patient: boolean): number {
+    if (patient && sleepUntil(this.vcpu, true, "runs no guest", () => false) === ASLEEP) return ASLEEP;
+    store32(this.vcpu.pages, EXIT_REASON, KVM_EXIT_INTR);
     return -EINTR;
   }
 

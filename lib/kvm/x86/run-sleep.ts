@@ -1,9 +1,6 @@
 /**
  * A vCPU that halts, sleeps and waits to be started (arch/x86/kvm/x86.c:vcpu_block, kvm_arch_vcpu_runnable,
- * __kvm_emulate_halt, 6.1 and 6.18).
- *
- * No sleep hangs JavaScript. It lets deferred work and virtual time pass (`Kernel.wait`), and is −EINTR where nothing can
- * ever end it; a patient run (`Process.run`) is told ASLEEP, and comes again.
+ * __kvm_emulate_halt, 6.1 and 6.18). How it sleeps is told in ../vcpu-sleep.ts.
  */
 import { EAGAIN, EINTR } from "../../abi/errno.ts";
 import {
@@ -17,6 +14,7 @@ import {
 import type { Cpu } from "../../hardware/x86/cpu.ts";
 import { IF, RFLAGS } from "../../hardware/x86/state.ts";
 import { ASLEEP } from "../../kernel/long-call.ts";
+import { sleepUntil } from "../vcpu-sleep.ts";
 import { hasInterrupt } from "./guest-interrupts.ts";
 import type { GuestPolicy } from "./guest-policy.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
@@ -100,43 +98,16 @@ export class Sleep {
     return events.interrupt.injected || hasInterrupt(this.#vcpu);
   }
 
-  /**
-   * Waits: GO_ON once `ready`; −EINTR for a signal, where nothing can ever end it, or where nothing did within the longest
-   * sleep: a timer that ticks for ever must not keep JavaScript busy for ever. ASLEEP for a patient run.
-   */
   #sleep(ready: () => boolean): number {
-    const { vcpu } = this.#vcpu;
-    const { kernel } = vcpu.vm;
-    const ended = (): boolean => ready() || vcpu.interrupted;
-    if (this.patient) {
-      kernel.work.policy(kernel.work);
-      vcpu.waitsFor = ended() ? "" : this.#sleepReport();
-      if (vcpu.waitsFor !== "") return ASLEEP;
-    } else {
-      const report = this.#everyone();
-      const { next, now } = kernel.clock;
-      const deadline = next === Number.POSITIVE_INFINITY ? undefined : now + this.#policy.longestSleep;
-      const result = kernel.wait(report, ended, deadline);
-      if (result === false) kernel.deadlocks.push(report);
-    }
-    return ready() ? GO_ON : -EINTR;
+    return sleepUntil(this.#vcpu.vcpu, this.patient, this.#waitsFor(), ready, this.#policy.longestSleep);
   }
 
-  /** What every vCPU of the VM waits for, this one first. */
-  #everyone(): string {
-    const { vcpu } = this.#vcpu;
-    const others = vcpu.vm.vcpus
-      .filter((other) => other !== vcpu)
-      .map((other) => (other.waitsFor === "" ? `vCPU ${other.id} is not in KVM_RUN` : other.waitsFor));
-    return [this.#sleepReport(), ...others].join("; ");
-  }
-
-  #sleepReport(): string {
-    const { id } = this.#vcpu.vcpu;
+  /** What the sleep is for, in words. */
+  #waitsFor(): string {
     const { mpState } = this.#vcpu;
-    if (mpState === KVM_MP_STATE_UNINITIALIZED) return `vCPU ${id} waits for INIT and SIPI`;
-    if (mpState === KVM_MP_STATE_INIT_RECEIVED) return `vCPU ${id} waits for a SIPI`;
+    if (mpState === KVM_MP_STATE_UNINITIALIZED) return "waits for INIT and SIPI";
+    if (mpState === KVM_MP_STATE_INIT_RECEIVED) return "waits for a SIPI";
     const closed = (this.#cpu.state.r32[2 * RFLAGS] & IF) === 0;
-    return `vCPU ${id} halted, interrupts ${closed ? "off" : "on"}`;
+    return `halted, interrupts ${closed ? "off" : "on"}`;
   }
 }
