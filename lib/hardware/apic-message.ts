@@ -3,7 +3,6 @@
  * kvm_lapic_irq, in KVM's encodings, which are those of the ICR (arch/x86/include/asm/apicdef.h, 6.1). Interrupt
  * sources keep one message and fill it again: delivery allocates nothing and changes nothing in it.
  */
-import { load32 } from "../abi/struct.ts";
 
 /** Delivery modes: bits 10:8 of the ICR, of an LVT entry and of MSI data. */
 export const DM_FIXED = 0x000;
@@ -83,12 +82,3 @@ export function messageFromMsi(
   if (x2apicFormat) message.destId = (message.destId | (addressHi & 0xffff_ff00)) >>> 0;
   message.shorthand = SHORTHAND_NONE;
 }
-
-/** The same from the bytes of a struct that starts with address_lo, address_hi, data (kvm_msi, a routing entry). */
-export const messageFromMsiBytes = (
-  message: InterruptMessage,
-  bytes: Uint8Array,
-  at: number,
-  x2apicFormat: boolean,
-): void =>
-  messageFromMsi(message, load32(bytes, at), load32(bytes, at + 4), load32(bytes, at + 8), x2apicFormat);

@@ -47,6 +47,3 @@ export function extendedCapabilities(config: Uint8Array): Capability[] {
 /** Where a capability starts, 0 without it. */
 export const findCapability = (config: Uint8Array, id: number): number =>
   capabilities(config).find((capability) => capability.id === id)?.at ?? 0;
-
-export const findExtendedCapability = (config: Uint8Array, id: number): number =>
-  extendedCapabilities(config).find((capability) => capability.id === id)?.at ?? 0;

@@ -475,7 +475,7 @@ function parseJson(source: string, where: string): Record<string, unknown> {
 }
 
 /** Checks one header. */
-export function parseHeader(source: string, where: string): TraceHeader {
+function parseHeader(source: string, where: string): TraceHeader {
   const value = parseJson(source, where);
   const problem = wrongWith(value, headerShape, true);
   if (problem !== undefined) throw new TraceError(`${where}: not the header of a trace: ${problem}`);

@@ -17,8 +17,6 @@ import {
   VFIO_IOMMU_INFO_CAPS,
   VFIO_IOMMU_INFO_PGSIZES,
   VFIO_IOMMU_MAP_DMA,
-  VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE,
-  VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL,
   VFIO_IOMMU_UNMAP_DMA,
   VFIO_NOIOMMU_IOMMU,
   VFIO_SET_IOMMU,
@@ -28,12 +26,11 @@ import {
   VfioIommuType1DmaMap,
   VfioIommuType1DmaUnmap,
   VfioIommuType1Info,
-  VfioIommuType1InfoCapIovaRange,
   VfioIommuType1InfoDmaAvail,
-  VfioIovaRange,
 } from "../abi/vfio.ts";
 import type { Argument } from "../kernel/argument.ts";
 import type { Process } from "../kernel/process.ts";
+import { addressRanges, mappingsLeft } from "./info-capabilities.ts";
 import type { IoAddressSpace } from "./io-address-space.ts";
 import type { Ioas } from "./ioas.ts";
 import type { Iommufd } from "./iommufd.ts";
@@ -166,17 +163,7 @@ function getInfo(iommufd: Iommufd, user: Argument): number {
 /** where `next` stands in a capability's header */
 const NEXT = 4;
 
-function capabilitiesOf(ioas: Ioas): Uint8Array[] {
-  const available = VfioIommuType1InfoDmaAvail.encode({
-    header: { id: VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, version: 1 },
-    avail: 0xffff_ffff,
-  });
-  const { ranges } = ioas.map;
-  const head = VfioIommuType1InfoCapIovaRange.size;
-  const iovas = new Uint8Array(head + ranges.length * VfioIovaRange.size);
-  const header = { id: VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, version: 1 };
-  iovas.set(VfioIommuType1InfoCapIovaRange.encode({ header, nr_iovas: ranges.length }));
-  for (const [i, range] of ranges.entries())
-    iovas.set(VfioIovaRange.encode(range), head + i * VfioIovaRange.size);
-  return [available, iovas];
-}
+const capabilitiesOf = ({ map }: Ioas): Uint8Array[] => [
+  mappingsLeft(0xffff_ffff),
+  addressRanges(map.ranges),
+];

@@ -40,9 +40,7 @@ import {
   VFIO_IOMMU_INFO_CAPS,
   VFIO_IOMMU_INFO_PGSIZES,
   VFIO_IOMMU_MAP_DMA,
-  VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE,
   VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION,
-  VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL,
   VFIO_IOMMU_UNMAP_DMA,
   VFIO_TYPE1_IOMMU,
   VFIO_TYPE1v2_IOMMU,
@@ -54,10 +52,7 @@ import {
   VfioIommuType1DmaMap,
   VfioIommuType1DmaUnmap,
   VfioIommuType1Info,
-  VfioIommuType1InfoCapIovaRange,
   VfioIommuType1InfoCapMigration,
-  VfioIommuType1InfoDmaAvail,
-  VfioIovaRange,
 } from "../abi/vfio.ts";
 import type { AddressSpace } from "../kernel/address-space.ts";
 import type { Argument } from "../kernel/argument.ts";
@@ -65,7 +60,7 @@ import type { Process } from "../kernel/process.ts";
 import { bitmapBytes, DirtyBitmap } from "./dirty-bitmap.ts";
 import type { VfioGroup } from "./group.ts";
 import type { VfioHost } from "./host.ts";
-import { chain } from "./info-capabilities.ts";
+import { addressRanges, chain, mappingsLeft } from "./info-capabilities.ts";
 import type { Iommu, IommuDriver } from "./iommu-driver.ts";
 import { type AddressRange, fromPage, iommuHardware, without } from "./iommu-hardware.ts";
 import { accountOf, pin } from "./pinned-memory.ts";
@@ -222,18 +217,7 @@ class Type1 implements Iommu {
       pgsize_bitmap: this.#pageSize,
       max_dirty_bitmap_size: MAX_DIRTY_BITMAP,
     });
-    const available = VfioIommuType1InfoDmaAvail.encode({
-      header: { id: VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, version: 1 },
-      avail: this.#available,
-    });
-    const ranges = this.#ranges;
-    const head = VfioIommuType1InfoCapIovaRange.size;
-    const iovas = new Uint8Array(head + ranges.length * VfioIovaRange.size);
-    const header = { id: VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, version: 1 };
-    iovas.set(VfioIommuType1InfoCapIovaRange.encode({ header, nr_iovas: ranges.length }));
-    for (const [i, range] of ranges.entries())
-      iovas.set(VfioIovaRange.encode(range), head + i * VfioIovaRange.size);
-    return [migration, available, iovas];
+    return [migration, mappingsLeft(this.#available), addressRanges(this.#ranges)];
   }
 
   /** the smallest page that can be mapped */

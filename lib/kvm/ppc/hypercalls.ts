@@ -36,7 +36,6 @@ export const H_RTAS = 0xf000;
 export const MAX_HCALL_OPCODE = 0x45c;
 
 export const H_SUCCESS = 0;
-export const H_HARDWARE = -1;
 export const H_PARAMETER = -4;
 
 const interrupts = [H_EOI, H_CPPR, H_IPI, H_IPOLL, H_XIRR, H_XIRR_X];
