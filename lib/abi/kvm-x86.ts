@@ -166,6 +166,10 @@ export const KvmRegs = struct({
 
 export const KVM_APIC_REG_SIZE = 0x400;
 
+/**
+ * The LAPIC's registers as its page has them: 1024 bytes, a register of 32 bits each 16 (0x20 id, 0xf0 spurious
+ * vector, 0x200 IRR).
+ */
 export const KvmLapicState = struct({ regs: bytes(0x400) });
 
 export const KvmSegment = struct({
@@ -783,10 +787,15 @@ export const KvmIrqchip = struct({
   chip: union({ dummy: bytes(512), pic: KvmPicState, ioapic: KvmIoapicState }),
 });
 
+/** 64 bytes: flags @0 (KVM_PIT_SPEAKER_DUMMY: port 0x61 is the PIT's too), padding. */
 export const KvmPitConfig = struct({ flags: u32, pad: array(u32, 15) });
 
 export const KVM_PIT_SPEAKER_DUMMY = 1;
 
+/**
+ * What a vCPU's mapping begins with: `immediate_exit` @1, `exit_reason` @8 (KVM_EXIT_…), which says what of the union
+ * from 32 on counts. `io.data_offset` is where in the mapping the data of a port access stands; `mmio` holds its own.
+ */
 export const KvmRun = struct({
   ...kvmRunHead,
   anonymous: anonymous(union({ ...kvmRunExits, debug: struct({ arch: KvmDebugExitArch }) })),
@@ -837,12 +846,17 @@ const xsaveBytes = (_head: Uint8Array, facts: Facts): number =>
 const msrBitmapBytes = (range: Uint8Array): number =>
   Math.ceil(load32(range, KvmMsrFilterRange.offsetOf.nmsrs) / 64) * 8;
 
+/** E2BIG: `nmsrs` has no room, and says now how much is needed; EFAULT. */
 export const KVM_GET_MSR_INDEX_LIST = iowr(KVMIO, 0x02, KvmMsrList, {
   on: "system",
   tail: 4,
   count: "nmsrs",
   tailCopy: "out",
 });
+/**
+ * What the host offers: KvmCpuid2 (8 bytes) with `nent`, the entries that there is room for, then as many of 40
+ * bytes; `nent` is how many there are. E2BIG: too little room, and nothing is told; EFAULT.
+ */
 export const KVM_GET_SUPPORTED_CPUID = iowr(KVMIO, 0x05, KvmCpuid2, {
   on: "system",
   tail: KvmCpuidEntry2,
@@ -863,11 +877,21 @@ export const KVM_GET_MSR_FEATURE_INDEX_LIST = iowr(KVMIO, 0x0a, KvmMsrList, {
 });
 export const KVM_SET_NR_MMU_PAGES = io(KVMIO, 0x44, { on: "vm" });
 export const KVM_GET_NR_MMU_PAGES = io(KVMIO, 0x45, { on: "vm" });
+/** The argument is an address: three pages of guest memory that VMX of old needs. EINVAL: they would pass 4 GiB. */
 export const KVM_SET_TSS_ADDR = io(KVMIO, 0x47, { on: "vm" });
+/** One page more, its address behind a pointer. EINVAL: there is a vCPU; EFAULT. */
 export const KVM_SET_IDENTITY_MAP_ADDR = iow(KVMIO, 0x48, 8, { on: "vm" });
+/**
+ * `chip_id` says which: KVM_IRQCHIP_PIC_MASTER 0, PIC_SLAVE 1, IOAPIC 2. ENXIO: none in the kernel, or split; EINVAL:
+ * no such chip; EFAULT.
+ */
 export const KVM_GET_IRQCHIP = iowr(KVMIO, 0x62, KvmIrqchip, { on: "vm" });
-/** Encoded as a read, copies in. */
+/**
+ * As KVM_GET_IRQCHIP; encoded as a read, copies in. Interrupts that the state of an IOAPIC has pending are sent
+ * again.
+ */
 export const KVM_SET_IRQCHIP = ior(KVMIO, 0x63, KvmIrqchip, { on: "vm", copy: "in" });
+/** KVM_CREATE_PIT2 with KVM_PIT_SPEAKER_DUMMY. */
 export const KVM_CREATE_PIT = io(KVMIO, 0x64, { on: "vm" });
 /** Encoded both ways, only answers. */
 export const KVM_GET_PIT = iowr(KVMIO, 0x65, KvmPitState, { on: "vm" });
@@ -875,13 +899,28 @@ export const KVM_GET_PIT = iowr(KVMIO, 0x65, KvmPitState, { on: "vm" });
 export const KVM_SET_PIT = ior(KVMIO, 0x66, KvmPitState, { on: "vm", copy: "in" });
 /** Encoded without a struct, points to one. */
 export const KVM_REINJECT_CONTROL = io(KVMIO, 0x71, { on: "vm", head: KvmReinjectControl, copy: "in" });
+/**
+ * The 8254 at ports 0x40 to 0x43, its channel 0 on GSI 0. EEXIST: there is one; ENOENT, since 6.12: no PIC in the
+ * kernel; EFAULT, ENOMEM.
+ */
 export const KVM_CREATE_PIT2 = iow(KVMIO, 0x77, KvmPitConfig, { on: "vm" });
+/**
+ * Which vCPU starts at once, the others wait for a SIPI. EBUSY: there is a vCPU; EINVAL, since 6.11: beyond the
+ * highest id.
+ */
 export const KVM_SET_BOOT_CPU_ID = io(KVMIO, 0x78, { on: "vm" });
 export const KVM_XEN_HVM_CONFIG = iow(KVMIO, 0x7a, KvmXenHvmConfig, { on: "vm" });
+/** The clock that guests read through kvmclock, in nanoseconds. EINVAL: flags; EFAULT. */
 export const KVM_SET_CLOCK = iow(KVMIO, 0x7b, KvmClockData, { on: "vm" });
 export const KVM_GET_CLOCK = ior(KVMIO, 0x7c, KvmClockData, { on: "vm" });
+/** ENXIO: there is no PIT; EFAULT. */
 export const KVM_GET_PIT2 = ior(KVMIO, 0x9f, KvmPitState2, { on: "vm" });
+/** Loads and starts its channels. ENXIO: there is no PIT; EFAULT. */
 export const KVM_SET_PIT2 = iow(KVMIO, 0xa0, KvmPitState2, { on: "vm" });
+/**
+ * The frequency of the guest's TSC in kHz, 0 for the host's; of a VM, that of vCPUs to come. EINVAL: it would have to
+ * be scaled and cannot; of a VM, since 6.17: there is a vCPU.
+ */
 export const KVM_SET_TSC_KHZ = io(KVMIO, 0xa2, { on: ["vm", "vcpu"] });
 export const KVM_GET_TSC_KHZ = io(KVMIO, 0xa3, { on: ["vm", "vcpu"] });
 export const KVM_SET_PMU_EVENT_FILTER = iow(KVMIO, 0xb2, KvmPmuEventFilter, {
@@ -890,8 +929,13 @@ export const KVM_SET_PMU_EVENT_FILTER = iow(KVMIO, 0xb2, KvmPmuEventFilter, {
   count: "nevents",
 });
 export const KVM_GET_REGS = ior(KVMIO, 0x81, KvmRegs, { on: "vcpu" });
+/** General registers, RIP, RFLAGS; an exception that waits is dropped. EFAULT. */
 export const KVM_SET_REGS = iow(KVMIO, 0x82, KvmRegs, { on: "vcpu" });
 export const KVM_GET_SREGS = ior(KVMIO, 0x83, KvmSregs, { on: "vcpu" });
+/**
+ * Segments, tables, control registers, EFER, APIC base, and an interrupt to inject (a bit of `interrupt_bitmap`).
+ * EINVAL: what no processor can be in (paging without protection, long mode without PAE, reserved bits); EFAULT.
+ */
 export const KVM_SET_SREGS = iow(KVMIO, 0x84, KvmSregs, { on: "vcpu" });
 /** Reads the indices, fills in the data up to the first that fails; answers how many. */
 export const KVM_GET_MSRS = iowr(KVMIO, 0x88, KvmMsrs, {
@@ -906,13 +950,21 @@ export const KVM_SET_MSRS = iow(KVMIO, 0x89, KvmMsrs, { on: "vcpu", tail: KvmMsr
 export const KVM_SET_CPUID = iow(KVMIO, 0x8a, KvmCpuid, { on: "vcpu", tail: KvmCpuidEntry, count: "nent" });
 export const KVM_GET_FPU = ior(KVMIO, 0x8c, KvmFpu, { on: "vcpu" });
 export const KVM_SET_FPU = iow(KVMIO, 0x8d, KvmFpu, { on: "vcpu" });
+/** EINVAL: no local APIC in the kernel; EFAULT. */
 export const KVM_GET_LAPIC = ior(KVMIO, 0x8e, KvmLapicState, { on: "vcpu" });
+/** All registers at once; its timer starts anew. EINVAL: no local APIC in the kernel; EFAULT. */
 export const KVM_SET_LAPIC = iow(KVMIO, 0x8f, KvmLapicState, { on: "vcpu" });
+/**
+ * What CPUID shows the guest: KvmCpuid2 (8 bytes), then `nent` entries of 40. E2BIG: more than 256; EINVAL: an
+ * address width that no processor has, a change after the first KVM_RUN; EPERM: a component of XSAVE that the process
+ * was not permitted; EFAULT.
+ */
 export const KVM_SET_CPUID2 = iow(KVMIO, 0x90, KvmCpuid2, {
   on: "vcpu",
   tail: KvmCpuidEntry2,
   count: "nent",
 });
+/** As KVM_SET_CPUID2 left it. E2BIG: `nent` has no room, and nothing is told; EFAULT. */
 export const KVM_GET_CPUID2 = iowr(KVMIO, 0x91, KvmCpuid2, {
   on: "vcpu",
   tail: KvmCpuidEntry2,
@@ -921,20 +973,33 @@ export const KVM_GET_CPUID2 = iowr(KVMIO, 0x91, KvmCpuid2, {
 });
 export const KVM_TPR_ACCESS_REPORTING = iowr(KVMIO, 0x92, KvmTprAccessCtl, { on: "vcpu" });
 export const KVM_SET_VAPIC_ADDR = iow(KVMIO, 0x93, KvmVapicAddr, { on: "vcpu" });
+/** An NMI waits, two at most. Never fails. */
 export const KVM_NMI = io(KVMIO, 0x9a, { on: "vcpu" });
+/**
+ * KVM_GUESTDBG_ENABLE with SINGLESTEP, USE_SW_BP, USE_HW_BP (`arch.debugreg`): KVM_RUN ends with KVM_EXIT_DEBUG.
+ * EBUSY: an exception is to be injected, and one waits; EFAULT.
+ */
 export const KVM_SET_GUEST_DEBUG = iow(KVMIO, 0x9b, KvmGuestDebug, { on: "vcpu" });
 export const KVM_X86_SETUP_MCE = iow(KVMIO, 0x9c, 8, { on: "vcpu" });
 export const KVM_X86_GET_MCE_CAP_SUPPORTED = ior(KVMIO, 0x9d, 8, { on: "system" });
 export const KVM_X86_SET_MCE = iow(KVMIO, 0x9e, KvmX86Mce, { on: "vcpu" });
 export const KVM_GET_VCPU_EVENTS = ior(KVMIO, 0x9f, KvmVcpuEvents, { on: "vcpu" });
+/**
+ * Exceptions, interrupts, NMIs, SMIs that wait or are injected; `flags` says which count. EINVAL: a flag that is not
+ * known, an exception that is none; EFAULT.
+ */
 export const KVM_SET_VCPU_EVENTS = iow(KVMIO, 0xa0, KvmVcpuEvents, { on: "vcpu" });
 export const KVM_GET_DEBUGREGS = ior(KVMIO, 0xa1, KvmDebugregs, { on: "vcpu" });
+/** EINVAL: flags, or bits above 31 of DR6 and DR7; EFAULT. */
 export const KVM_SET_DEBUGREGS = iow(KVMIO, 0xa2, KvmDebugregs, { on: "vcpu" });
 export const KVM_GET_XSAVE = ior(KVMIO, 0xa4, KvmXsave, { on: "vcpu" });
 export const KVM_SET_XSAVE = iow(KVMIO, 0xa5, KvmXsave, { on: "vcpu", tail: 4, sized: xsaveBytes });
 export const KVM_GET_XCRS = ior(KVMIO, 0xa6, KvmXcrs, { on: "vcpu" });
+/** EINVAL: more than 16, flags, a value of XCR0 that the guest cannot have; EFAULT. */
 export const KVM_SET_XCRS = iow(KVMIO, 0xa7, KvmXcrs, { on: "vcpu" });
+/** Tells the guest that it was paused. EINVAL: it has no kvmclock. */
 export const KVM_KVMCLOCK_CTRL = io(KVMIO, 0xad, { on: "vcpu" });
+/** An SMI waits. ENOTTY: without KVM_CAP_X86_SMM. */
 export const KVM_SMI = io(KVMIO, 0xb7, { on: "vcpu" });
 /** For TDX the struct is kvm_tdx_cmd, on a vCPU too. */
 export const KVM_MEMORY_ENCRYPT_OP = iowr(KVMIO, 0xba, 8, { on: ["vm", "vcpu"], head: KvmSevCmd });
@@ -949,6 +1014,11 @@ export const KVM_GET_SUPPORTED_HV_CPUID = iowr(KVMIO, 0xc1, KvmCpuid2, {
   count: "nent",
   tailCopy: "out",
 });
+/**
+ * Which MSRs a guest reaches: up to 16 ranges with a bitmap each, what is in none by `flags`
+ * (KVM_MSR_FILTER_DEFAULT_DENY). EINVAL: flags, a range without read and write, a default that denies without ranges;
+ * EFAULT.
+ */
 export const KVM_X86_SET_MSR_FILTER = iow(KVMIO, 0xc6, KvmMsrFilter, {
   on: "vm",
   behind: { "ranges.bitmap": { copy: "in", bytes: msrBitmapBytes } },

@@ -759,6 +759,7 @@ export const KVM_GET_DIRTY_LOG = iow(KVMIO, 0x42, KvmDirtyLog, {
  * virt/kvm/kvm_main.c (6.1)
  */
 export const KVM_SET_USER_MEMORY_REGION = iow(KVMIO, 0x46, KvmUserspaceMemoryRegion, { on: "vm" });
+/** KVM_SET_USER_MEMORY_REGION with a guest_memfd behind the slot (KVM_MEM_GUEST_MEMFD). ENOTTY before 6.8. */
 export const KVM_SET_USER_MEMORY_REGION2 = iow(KVMIO, 0x49, KvmUserspaceMemoryRegion2, { on: "vm" });
 /**
  * x86: PIC, IOAPIC, and a local APIC with every vCPU made from now on. EEXIST: there is one, or a split one; EINVAL:
@@ -772,7 +773,12 @@ export const KVM_CREATE_IRQCHIP = io(KVMIO, 0x60, { on: "vm" });
 export const KVM_IRQ_LINE = iow(KVMIO, 0x61, KvmIrqLevel, { on: "vm" });
 /** As KVM_IRQ_LINE; `status` then says to how many processors it went: 0 coalesced, −1 ignored. */
 export const KVM_IRQ_LINE_STATUS = iowr(KVMIO, 0x67, KvmIrqLevel, { on: "vm" });
+/**
+ * Writes in a zone are kept in the VM's ring, a page of each vCPU's mapping, and cause no exit until it is full.
+ * EINVAL, ENOSPC, EFAULT.
+ */
 export const KVM_REGISTER_COALESCED_MMIO = iow(KVMIO, 0x67, KvmCoalescedMmioZone, { on: "vm" });
+/** All zones inside the one that is named. EINVAL, EFAULT. */
 export const KVM_UNREGISTER_COALESCED_MMIO = iow(KVMIO, 0x68, KvmCoalescedMmioZone, { on: "vm" });
 /**
  * Replaces the whole table: KvmIrqRouting (8 bytes: nr, flags), then `nr` entries of 48 bytes, whatever size the number
@@ -872,7 +878,12 @@ export const KVM_CLEAR_DIRTY_LOG = iowr(KVMIO, 0xc0, KvmClearDirtyLog, {
   copy: "in",
   behind: { dirty_bitmap: { copy: "in", bytes: clearDirtyLogBytes } },
 });
+/**
+ * Takes back what the program has marked as collected in the rings of all vCPUs: how many entries. EINVAL: there are
+ * no rings.
+ */
 export const KVM_RESET_DIRTY_RINGS = io(KVMIO, 0xc7, { on: "vm" });
+/** A descriptor with statistics of a VM or vCPU, to be read: header, descriptors, values. EMFILE, ENOMEM. */
 export const KVM_GET_STATS_FD = io(KVMIO, 0xce, { on: ["vm", "vcpu"], returns: "stats" });
 export const KVM_SET_MEMORY_ATTRIBUTES = iow(KVMIO, 0xd2, KvmMemoryAttributes, { on: "vm" });
 export const KVM_CREATE_GUEST_MEMFD = iowr(KVMIO, 0xd4, KvmCreateGuestMemfd, {

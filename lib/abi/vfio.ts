@@ -507,6 +507,7 @@ const dirtyBitmapBytes = (argument: Uint8Array): number =>
     ? loadNumber64(argument, 32)
     : 0;
 
+/** Answers 0, VFIO_API_VERSION. */
 export const VFIO_GET_API_VERSION = io(VFIO_TYPE, VFIO_BASE + 0, { on: ["vfio-container", "iommufd"] });
 /** The argument is the number of an IOMMU or feature; 1 where the container, or its driver once it is set, knows it. */
 export const VFIO_CHECK_EXTENSION = io(VFIO_TYPE, VFIO_BASE + 1, { on: ["vfio-container", "iommufd"] });
@@ -647,6 +648,10 @@ export const VFIO_MIG_GET_PRECOPY_INFO = io(VFIO_TYPE, VFIO_BASE + 21, {
   head: VfioPrecopyInfo,
   sized: "argsz",
 });
+/**
+ * Page sizes, and capabilities behind the struct if `argsz` has room: it says how much is needed. EINVAL,
+ * EFAULT.
+ */
 export const VFIO_IOMMU_GET_INFO = io(VFIO_TYPE, VFIO_BASE + 12, {
   on: ["vfio-container", "iommufd"],
   head: VfioIommuType1Info,
@@ -654,12 +659,21 @@ export const VFIO_IOMMU_GET_INFO = io(VFIO_TYPE, VFIO_BASE + 12, {
   least: 16,
   sized: "argsz",
 });
+/**
+ * Gives the devices of the container `size` bytes of memory at `vaddr`, at the I/O address `iova`; pages are pinned
+ * and count as locked. EINVAL: flags, no whole pages, outside of what the IOMMU reaches; EEXIST: it overlaps;
+ * EOVERFLOW (EINVAL before 6.18): it wraps; ENOSPC: 65,535 mappings; ENOMEM: RLIMIT_MEMLOCK; EFAULT.
+ */
 export const VFIO_IOMMU_MAP_DMA = io(VFIO_TYPE, VFIO_BASE + 13, {
   on: ["vfio-container", "iommufd"],
   head: VfioIommuType1DmaMap,
   copy: "in",
   sized: "argsz",
 });
+/**
+ * Takes mappings away, whole ones; `size` is then how much went. EINVAL: flags, no whole pages, a part of a mapping
+ * (type 1 version 2); EFAULT.
+ */
 export const VFIO_IOMMU_UNMAP_DMA = io(VFIO_TYPE, VFIO_BASE + 14, {
   on: ["vfio-container", "iommufd"],
   head: VfioIommuType1DmaUnmap,
