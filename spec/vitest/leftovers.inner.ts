@@ -60,7 +60,7 @@ test("passes: a descriptor that is ignored", ({ linux, host }) => {
 });
 
 describe("by hand", () => {
-  test.scoped({ options: { policy: byHand } });
+  test.override({ options: { policy: byHand } });
 
   const signal = (linux: Process): (() => void) => {
     const { vm, close } = vmWithVcpu(linux);
