@@ -2,11 +2,16 @@
  * KVM_CREATE_GUEST_MEMFD: a file of memory for one VM (virt/kvm/guest_memfd.c:kvm_gmem_create, 6.18).
  * `struct kvm_create_guest_memfd`, 64 bytes: size u64, flags u64, reserved, which is not looked at.
  *
- * Missing: fallocate and the private half of memory; mapping works where GUEST_MEMFD_FLAG_MMAP was given.
+ * A slot on a file that can be mapped (GUEST_MEMFD_FLAG_MMAP) has its memory there, for the guest; what KVM itself reads and
+ * writes, and the guest of a slot on another file, has that of the program. Once the file is gone, so is that memory:
+ * KVM_EXIT_MEMORY_FAULT. A program finds memory behind its mapping only with GUEST_MEMFD_FLAG_INIT_SHARED, else SIGBUS.
+ *
+ * Missing: fallocate and the private half of memory.
  */
 import { EBADF, EFAULT, EINVAL, EMFILE, ENODEV, ENOMEM } from "../abi/errno.ts";
 import { O_RDWR } from "../abi/fcntl.ts";
 import {
+  GUEST_MEMFD_FLAG_INIT_SHARED,
   GUEST_MEMFD_FLAG_MMAP,
   KVM_CAP_GUEST_MEMFD,
   KVM_CAP_GUEST_MEMFD_FLAGS,
@@ -29,12 +34,25 @@ interface Binding {
   readonly end: number;
 }
 
+/** What a memory slot has of a file. */
+export interface SlotMemfd {
+  /** the guest's memory is here, not in the program's */
+  readonly holdsGuest: boolean;
+  /** the bytes of the whole file; undefined once it is gone */
+  readonly bytes: Uint8Array | undefined;
+  /** where the slot starts in them */
+  readonly offset: number;
+  /** gives the pages back */
+  unbind(): void;
+}
+
 export class GuestMemfd extends File {
   readonly name = "anon_inode:[kvm-gmem]";
   readonly vm: Vm;
   readonly size: bigint;
   readonly memfdFlags: number;
   #bytes: Uint8Array | undefined;
+  #released = false;
   #bindings: Binding[] = [];
 
   constructor(vm: Vm, size: bigint, flags: number) {
@@ -48,8 +66,15 @@ export class GuestMemfd extends File {
   override mmap(offset: number, length: number, _prot: number, shared: boolean): Backing | number {
     if ((this.memfdFlags & GUEST_MEMFD_FLAG_MMAP) === 0) return -ENODEV;
     if (!shared) return -EINVAL;
+    if ((this.memfdFlags & GUEST_MEMFD_FLAG_INIT_SHARED) === 0) return { bytes: new Uint8Array(0) };
+    return { bytes: this.bytes!.subarray(offset, offset + length) };
+  }
+
+  /** What is in it; undefined once nobody has it open or mapped. */
+  get bytes(): Uint8Array | undefined {
+    if (this.#released) return undefined;
     this.#bytes ??= new Uint8Array(Number(this.size));
-    return { bytes: this.#bytes.subarray(offset, offset + length) };
+    return this.#bytes;
   }
 
   /** Gives pages to a memory slot. EINVAL: beyond the end, or some of them are another slot's. */
@@ -70,12 +95,13 @@ export class GuestMemfd extends File {
   }
 
   override release(): void {
+    this.#released = true;
     this.vm.put();
   }
 }
 
 /**
- * Binds the file of a descriptor to a slot of a VM: how to undo it, or −errno (virt/kvm/guest_memfd.c:kvm_gmem_bind,
+ * Binds the file of a descriptor to a slot of a VM: what the slot has of it, or −errno (virt/kvm/guest_memfd.c:kvm_gmem_bind,
  * 6.18). EBADF; EINVAL: another kind of file, another VM's, and as `bind`.
  */
 export function bindGuestMemfd(
@@ -84,12 +110,21 @@ export function bindGuestMemfd(
   fd: number,
   offset: bigint,
   pages: number,
-): (() => void) | number {
+): SlotMemfd | number {
   const file = process.fds.get(fd);
   if (file === undefined) return -EBADF;
   if (!(file instanceof GuestMemfd) || file.vm !== vm) return -EINVAL;
   const binding = file.bind(offset, pages);
-  return typeof binding === "number" ? binding : () => file.unbind(binding);
+  if (typeof binding === "number") return binding;
+  return {
+    // pvm looks at the program's memory alone (live 6.18)
+    holdsGuest: (file.memfdFlags & GUEST_MEMFD_FLAG_MMAP) !== 0 && vm.host.flavour !== "pvm",
+    offset: Number(offset),
+    get bytes() {
+      return file.bytes;
+    },
+    unbind: () => file.unbind(binding),
+  };
 }
 
 /** EFAULT; EINVAL for unknown flags, no size, a size that is not whole pages or negative; EMFILE, ENOMEM. */

@@ -5,7 +5,7 @@
  * Frame numbers are plain numbers: an address has up to 64 bits, a frame number up to 52. A frame is a page of the host. Slots of one address space
  * are kept sorted by frame, so a lookup is a binary search.
  *
- * Missing: memory attributes (KVM_SET_MEMORY_ATTRIBUTES); the bytes of a guest_memfd as the guest's memory.
+ * Missing: memory attributes (KVM_SET_MEMORY_ATTRIBUTES).
  */
 import { EEXIST, EFAULT, EINVAL, ENOENT, ENOMEM, ENXIO } from "../abi/errno.ts";
 import {
@@ -25,7 +25,7 @@ import type { Argument } from "../kernel/argument.ts";
 import type { Process } from "../kernel/process.ts";
 import { copyOut } from "./copy-out.ts";
 import type { Entry } from "./dispatch.ts";
-import { bindGuestMemfd } from "./guest-memfd.ts";
+import { bindGuestMemfd, type SlotMemfd } from "./guest-memfd.ts";
 import type { Vm, VmFile } from "./vm.ts";
 
 /** KVM_MEM_SLOTS_NUM: SHRT_MAX (include/linux/kvm_host.h, 6.1) */
@@ -44,12 +44,12 @@ export interface MemorySlot {
   readonly flags: number;
   /** one bit a page, rounded up to whole 64-bit words; none while dirty pages are not logged */
   readonly dirty: Uint8Array | undefined;
-  /** gives pages of a guest memfd back */
-  readonly unbind?: (() => void) | undefined;
+  /** a guest memfd behind it */
+  readonly memfd?: SlotMemfd | undefined;
 }
 
-/** Binds a guest memfd to so many pages: how to undo it, or −errno. */
-export type BindMemfd = (pages: number) => (() => void) | number;
+/** Binds a guest memfd to so many pages: what the slot has of it, or −errno. */
+export type BindMemfd = (pages: number) => SlotMemfd | number;
 
 /** A slot of 32 bits and a page below 2^31 in one number; slots have few address spaces. */
 const keyOf = (slot: number, page: number): number => slot * 2 ** 31 + page;
@@ -168,7 +168,7 @@ export class MemorySlots {
       const refused = this.#vm.arch.prepareMemory("delete", null);
       if (refused < 0) return refused;
       this.#replace(addressSpace, id, old, undefined);
-      old.unbind?.();
+      old.memfd?.unbind();
       return 0;
     }
     let change: MemoryChange = "create";
@@ -195,12 +195,12 @@ export class MemorySlots {
         if (this.manualDirtyLogProtect & 2) clearPast(dirty, pages);
       }
     }
-    const unbind = withMemfd ? bindMemfd(pages) : undefined;
-    if (typeof unbind === "number") return unbind;
-    const slot: MemorySlot = { id, addressSpace, baseFrame, pages, userspaceAddress, flags, dirty, unbind };
+    const memfd = withMemfd ? bindMemfd(pages) : undefined;
+    if (typeof memfd === "number") return memfd;
+    const slot: MemorySlot = { id, addressSpace, baseFrame, pages, userspaceAddress, flags, dirty, memfd };
     const refused = this.#vm.arch.prepareMemory(change, slot);
     if (refused < 0) {
-      unbind?.();
+      memfd?.unbind();
       return refused;
     }
     this.#replace(addressSpace, id, old, slot);

@@ -59,6 +59,8 @@ export const EXIT_HYPERCALL = 6;
 export const EXIT_FETCH = 7;
 /** memory that is to be there is not: whoever owns the processor asked for it (Bus.page) */
 export const EXIT_BAD_ADDRESS = 8;
+/** the file behind a page of memory is gone */
+export const EXIT_MEMORY_FAULT = 9;
 
 export const READ = 0;
 export const WRITE = 1;

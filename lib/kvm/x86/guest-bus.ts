@@ -26,8 +26,9 @@ import { LAPIC_EOI, LAPIC_FAULT, LAPIC_NOT_HERE, LAPIC_SEND_IPI } from "../../ha
 import { PIT_NOTHING } from "../../hardware/pit.ts";
 import { type Bus, MSR_EXIT, MSR_FAULT } from "../../hardware/x86/bus.ts";
 import type { Cpu } from "../../hardware/x86/cpu.ts";
-import { EXIT_BAD_ADDRESS } from "../../hardware/x86/memory.ts";
+import { EXIT_BAD_ADDRESS, EXIT_MEMORY_FAULT } from "../../hardware/x86/memory.ts";
 import { CR0, CR0_PG, CR8, EFER_NX, RAX, RBX, RCX, RDX } from "../../hardware/x86/state.ts";
+import type { SlotMemfd } from "../guest-memfd.ts";
 import type { MemorySlot } from "../memory-slots.ts";
 import { sendIoapicEoi } from "./guest-interrupts.ts";
 import { refusalOf, refusedToGuest } from "./guest-msrs.ts";
@@ -94,6 +95,7 @@ export class GuestBus implements Bus {
     const slot = vm.slots.find(frame);
     if (slot === undefined) return false;
     if (forWriting && (slot.flags & KVM_MEM_READONLY) !== 0) return false;
+    if (slot.memfd?.holdsGuest === true) return this.#memfdPage(slot.memfd, frame, frame - slot.baseFrame);
     const address = slot.userspaceAddress + (frame - slot.baseFrame) * PAGE;
     if (!vm.mm.locate(address, PAGE, forWriting ? PROT_WRITE : PROT_READ)) {
       if (!vm.host.behaviour.kernelCodeEmulated) this.cpu.memory.wait(EXIT_BAD_ADDRESS, 0, 0);
@@ -103,6 +105,18 @@ export class GuestBus implements Bus {
     this.at = vm.mm.at;
     this.eachWrite = false;
     if (forWriting && (slot.flags & KVM_MEM_LOG_DIRTY_PAGES) !== 0) this.#log(slot, frame);
+    return true;
+  }
+
+  #memfdPage(memfd: SlotMemfd, frame: number, page: number): boolean {
+    const { bytes } = memfd;
+    if (bytes === undefined) {
+      this.cpu.memory.wait(EXIT_MEMORY_FAULT, frame * PAGE, PAGE);
+      return false;
+    }
+    this.bytes = bytes;
+    this.at = memfd.offset + page * PAGE;
+    this.eachWrite = false;
     return true;
   }
 

@@ -2,12 +2,10 @@
  * How exceptions, NMIs and interrupts reach the guest: which comes first, and what becomes of a fault on the way to its
  * handler (arch/x86/kvm/x86.c:kvm_check_and_inject_events, 6.1 and 6.18; SDM volume 3, 6.15).
  */
-import { EFAULT } from "../../abi/errno.ts";
 import type { Cpu } from "../../hardware/x86/cpu.ts";
 import {
   DF_FAULT,
   EXCEPTION,
-  EXIT_BAD_ADDRESS,
   PAGE_FAULT,
   RUNNING,
   SHUTDOWN,
@@ -32,6 +30,8 @@ const DR7_GD = 1 << 13;
 
 /** An event met no memory on its way to its handler (run-vectoring.ts). */
 export const STUCK = 3;
+/** User space has no memory there any more. */
+export const UNANSWERED = 4;
 
 export class Delivery {
   readonly #vcpu: X86Vcpu;
@@ -39,7 +39,7 @@ export class Delivery {
   readonly #debugging: Debugging;
   readonly #failure: EmulationFailure;
   readonly #vectoring: Vectoring;
-  /** what became of the last event that did not reach its handler: an answer of KVM_RUN's parts, or STUCK */
+  /** what became of the last event that did not reach its handler: an answer of KVM_RUN's parts, STUCK or UNANSWERED */
   outcome = GO_ON;
   /** privileged code is run by KVM's emulator */
   readonly #emulated: boolean;
@@ -195,7 +195,7 @@ export class Delivery {
       if (stop === SHUTDOWN) break;
       if (stop === VECTORING || stop === WAITING) {
         this.#vectoring.keep(kind === "exception" ? event.EXCEPTION : type, now, code);
-        this.outcome = stop === VECTORING ? STUCK : this.#unanswered();
+        this.outcome = stop === VECTORING ? STUCK : UNANSWERED;
         return false;
       }
       if (stop !== EXCEPTION) {
@@ -215,14 +215,6 @@ export class Delivery {
     cpu.state.shadow = 0;
     this.outcome = GO_ON;
     return false;
-  }
-
-  /** User space has no memory there any more. */
-  #unanswered(): number {
-    const { memory } = this.#cpu;
-    if (memory.exit !== EXIT_BAD_ADDRESS) return this.#failure.exit();
-    memory.forget();
-    return -EFAULT;
   }
 
   /** The guest cannot go on. Under AMD's module the vCPU is then as after an INIT (shutdown_interception, 6.1). */

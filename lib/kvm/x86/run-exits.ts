@@ -12,6 +12,7 @@ import type { Cpu } from "../../hardware/x86/cpu.ts";
 import {
   EXIT_BAD_ADDRESS,
   EXIT_HYPERCALL,
+  EXIT_MEMORY_FAULT,
   EXIT_MMIO,
   EXIT_PORT_IN,
   EXIT_PORT_OUT,
@@ -87,7 +88,9 @@ export class Exits {
         if (this.#bus.hypervCall === undefined) this.#hypercall();
         else this.#hypervCall(this.#bus.hypervCall);
         return 0;
+      case EXIT_MEMORY_FAULT:
       case EXIT_BAD_ADDRESS:
+        if (memory.exit === EXIT_MEMORY_FAULT) page.memoryFault(exitAddress, exitLength);
         memory.forget();
         memory.postedCount = 0;
         return -EFAULT;
@@ -165,7 +168,7 @@ export class Exits {
     this.unfinished = "nothing";
     if (unfinished === "nothing") return GO_ON;
     if (unfinished !== "writes") {
-      if (this.byEmulator(unfinished)) this.#waiting.takeUp();
+      if (this.byEmulator(unfinished)) this.#waiting.takeUp(cpu.opcode);
       else if (this.#waiting.moved) {
         memory.forget();
         return GO_ON;

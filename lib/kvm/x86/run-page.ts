@@ -19,6 +19,7 @@ import {
   KVM_EXIT_IO_IN,
   KVM_EXIT_IO_OUT,
   KVM_EXIT_IOAPIC_EOI,
+  KVM_EXIT_MEMORY_FAULT,
   KVM_EXIT_MMIO,
   KVM_EXIT_SYSTEM_EVENT,
   KVM_EXIT_X86_RDMSR,
@@ -147,6 +148,15 @@ export class RunPage {
   ioapicEoi(vector: number): void {
     this.exitReason = KVM_EXIT_IOAPIC_EOI;
     this.bytes[UNION] = vector;
+  }
+
+  /** A page of guest memory has nothing behind it any more; KVM_RUN answers EFAULT beside. */
+  memoryFault(address: number, size: number): void {
+    const { bytes } = this;
+    store64(bytes, UNION, 0);
+    store64(bytes, UNION + 8, address);
+    store64(bytes, UNION + 16, size);
+    this.exitReason = KVM_EXIT_MEMORY_FAULT;
   }
 
   /** The processor did not take the guest's state; it is the host's first processor that looked at it. */

@@ -40,7 +40,7 @@ import { type GuestPolicy, guestPolicy } from "./guest-policy.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
 import { INTERCEPTED, PORT_STRINGS } from "./intercepts.ts";
 import { Debugging, DR6_BS } from "./run-debug.ts";
-import { Delivery, STUCK } from "./run-delivery.ts";
+import { Delivery, STUCK, UNANSWERED } from "./run-delivery.ts";
 import { EmulationFailure } from "./run-emulation-failure.ts";
 import { AGAIN, Exits } from "./run-exits.ts";
 import { entryFails, SVM_EXIT_ERR } from "./run-fail-entry.ts";
@@ -282,7 +282,7 @@ export class Runner {
       this.#delivery.hold();
       return this.#page.failEntry(SVM_EXIT_ERR);
     }
-    if (!this.#delivery.inject()) return this.#unlessStuck(this.#delivery.outcome);
+    if (!this.#delivery.inject()) return this.#arrived(this.#delivery.outcome);
     if (vcpu.vcpu.interrupted) return GO_ON;
     // a processor leaves as soon as it could take an interrupt: at once (svm_enable_irq_window)
     if (!this.#emulated && this.#page.wantsInterruptWindow && this.#windowOpen) return GO_ON;
@@ -444,9 +444,9 @@ export class Runner {
   #stopped(stop: number): number {
     switch (stop) {
       case EXCEPTION:
-        return this.#unlessStuck(this.#delivery.raised(this.#finishing));
+        return this.#arrived(this.#delivery.raised(this.#finishing));
       case VECTORING:
-        return this.#unlessStuck(this.#delivery.softwareStuck());
+        return this.#arrived(this.#delivery.softwareStuck());
       case WAITING:
         return this.#exits.wait();
       case SHUTDOWN:
@@ -460,7 +460,9 @@ export class Runner {
     }
   }
 
-  #unlessStuck(outcome: number): number {
+  /** What becomes of an event that may not have reached its handler. */
+  #arrived(outcome: number): number {
+    if (outcome === UNANSWERED) return this.#exits.wait();
     return outcome === STUCK ? this.#stuck() : outcome;
   }
 

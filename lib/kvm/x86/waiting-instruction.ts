@@ -36,13 +36,19 @@ export class WaitingInstruction {
     return r32[2 * RIP] !== this.#before[2 * RIP] || r32[2 * RIP + 1] !== this.#before[2 * RIP + 1];
   }
 
-  /** The emulator finishes what it has decoded, wherever RIP is, with the flags of then (complete_emulated_io). */
-  takeUp(): void {
+  /**
+   * The emulator finishes what it has decoded, wherever RIP is, with the flags and operands of then (complete_emulated_io).
+   * Strings and the stack count on from what user space set.
+   */
+  takeUp(opcode: number): void {
     const { r32 } = this.#state;
     r32[2 * RIP] = this.#before[2 * RIP];
     r32[2 * RIP + 1] = this.#before[2 * RIP + 1];
     r32[2 * RFLAGS] = this.#flags;
-    for (let i = 0; i < this.#given.length; i++) this.#given[i] = r32[i];
+    for (let i = 0; i < this.#given.length; i++) {
+      this.#given[i] = r32[i];
+      if (i >> 1 !== RSP && !STRINGS.has(opcode)) r32[i] = this.#before[i];
+    }
   }
 
   /**

@@ -8,6 +8,7 @@ import {
   KVM_CAP_HYPERV_SYNIC,
   KVM_CAP_HYPERV_SYNIC2,
   KVM_CAP_X86_USER_SPACE_MSR,
+  KVM_CREATE_GUEST_MEMFD,
   KVM_CREATE_IRQCHIP,
   KVM_CREATE_VCPU,
   KVM_ENABLE_CAP,
@@ -20,6 +21,8 @@ import {
   KVM_EXIT_INTERNAL_ERROR,
   KVM_EXIT_IO,
   KVM_EXIT_IRQ_WINDOW_OPEN,
+  KVM_EXIT_MEMORY_FAULT,
+  KVM_EXIT_MMIO,
   KVM_EXIT_SET_TPR,
   KVM_EXIT_SHUTDOWN,
   KVM_EXIT_SYSTEM_EVENT,
@@ -29,13 +32,17 @@ import {
   KVM_INTERNAL_ERROR_DELIVERY_EV,
   KVM_INTERNAL_ERROR_EMULATION,
   KVM_INTERRUPT,
+  KVM_MEM_GUEST_MEMFD,
   KVM_MSR_EXIT_REASON_FILTER,
   KVM_MSR_EXIT_REASON_INVAL,
   KVM_MSR_EXIT_REASON_UNKNOWN,
   KVM_MSR_EXIT_REASON_VALID_MASK,
+  KVM_SET_USER_MEMORY_REGION2,
   KVM_SYSTEM_EVENT_CRASH,
   KVM_SYSTEM_EVENT_RESET,
+  KvmCreateGuestMemfd,
   KvmEnableCap,
+  KvmUserspaceMemoryRegion2,
 } from "../../../lib/abi/kvm.ts";
 import {
   KVM_GET_CLOCK,
@@ -737,4 +744,109 @@ describe("Hyper-V", () => {
     expect([setMsr(guest, BASE + 2, 7n), getMsr(guest, BASE + 2)]).toEqual([1, 7n]);
     expect(setMsr(guest, BASE + 2, 1n << 31n)).toBe(0);
   });
+});
+
+describe("guest memory files", () => {
+  /** mov [rbx], al; mov cl, [rbx + 1]: a guest of prot32 takes them for EBX */
+  const CODE_OF_GUEST = [0x88, 0x03, 0x8a, 0x4b, 0x01, HLT];
+  const MMAP = 1n;
+  const INIT_SHARED = 2n;
+
+  /** Two pages at HOLE, in a file and in memory of the program's that has 0x66 in its second byte. */
+  const withFile = (profile: Profile, flags: bigint) => {
+    const process = new Machine(profile).process();
+    const guest = new Guest(process, "prot32").code(...CODE_OF_GUEST);
+    const create = KvmCreateGuestMemfd.encode({ size: 0x3000n, flags });
+    const file = process.ioctl(guest.vm, KVM_CREATE_GUEST_MEMFD, create);
+    const program = process.mmap(0, 0x2000, 3, 0x22, -1, 0);
+    process.store(program + 1, 1, 0x66);
+    const region = KvmUserspaceMemoryRegion2.encode({
+      slot: 1,
+      flags: KVM_MEM_GUEST_MEMFD,
+      guest_phys_addr: BigInt(HOLE),
+      memory_size: 0x2000n,
+      userspace_addr: BigInt(program),
+      guest_memfd_offset: 0x1000n,
+      guest_memfd: file,
+    });
+    expect(process.ioctl(guest.vm, KVM_SET_USER_MEMORY_REGION2, region)).toBe(0);
+    guest.registers({ rbx: HOLE, rax: 0x5a });
+    return { process, guest, file, program };
+  };
+
+  test("one that can be mapped holds the guest's memory, and the program sees it", () => {
+    const { process, guest, file, program } = withFile(svm("7.2"), MMAP | INIT_SHARED);
+    const mapped = process.mmap(0, 0x3000, 3, 1, file, 0);
+    process.store(mapped + 0x1001, 1, 0x77);
+    guest.enter();
+    expect([guest.exitReason, guest.register("rcx")]).toEqual([KVM_EXIT_HLT, 0x77n]);
+    expect([process.load(mapped + 0x1000, 1), process.load(program, 1)]).toEqual([0x5a, 0]);
+  });
+
+  test("without GUEST_MEMFD_FLAG_INIT_SHARED a program that touches it takes SIGBUS, the guest does not", () => {
+    const { process, guest, file } = withFile(svm("7.2"), MMAP);
+    const mapped = process.mmap(0, 0x3000, 3, 1, file, 0);
+    expect([process.store(mapped + 0x1001, 1, 0x77), process.load(mapped, 1)]).toEqual(["SIGBUS", "SIGBUS"]);
+    guest.enter();
+    expect([guest.exitReason, guest.register("rcx")]).toEqual([KVM_EXIT_HLT, 0n]);
+  });
+
+  test.each([
+    ["a file that cannot be mapped", svm("7.2"), 0n],
+    ["pvm", defaultProfile, MMAP | INIT_SHARED],
+  ])("%s: the guest has the program's memory, file or not", (_what, profile, flags) => {
+    const { process, guest, file, program } = withFile(profile, flags);
+    process.close(file);
+    guest.enter();
+    expect([guest.exitReason, guest.register("rcx"), process.load(program, 1)]).toEqual([
+      ...[KVM_EXIT_HLT, 0x66n, 0x5a],
+    ]);
+  });
+
+  const gone = () => {
+    const all = withFile(svm("7.2"), MMAP | INIT_SHARED);
+    all.process.close(all.file);
+    all.guest.run.fill(0xff, 32, 64);
+    return all.guest;
+  };
+  const told = (guest: Guest) => [guest.exitReason, ...[0, 8, 16, 24].map((at) => union(guest, at))];
+  const fault = (page: number) => [
+    ...[KVM_EXIT_MEMORY_FAULT, 0n, BigInt(HOLE + page), 0x1000n, 0xffff_ffff_ffff_ffffn],
+  ];
+
+  test.each([
+    ["a write", {}, 0, CODE],
+    ["a read", { rip: CODE + 2, rbx: HOLE + 0x1000 }, 0x1000, CODE + 2],
+    ["code", { rip: HOLE + 0x1003 }, 0x1000, HOLE + 0x1003],
+  ])("once it is gone: %s is EFAULT and MEMORY_FAULT, each time", (_what, registers, page, rip) => {
+    const guest = gone();
+    guest.registers({ rbx: HOLE, ...registers });
+    for (let i = 0; i < 2; i++) {
+      expect(guest.enter()).toBe(-14);
+      expect([...told(guest), guest.register("rip")]).toEqual([...fault(page), BigInt(rip)]);
+    }
+  });
+
+  test("once it is gone: an interrupt whose stack was there waits on", () => {
+    const guest = gone();
+    guest.registers({ rflags: 0x202, rsp: HOLE + 0x800 });
+    interrupt(guest, 0x30);
+    expect([guest.enter(), ...told(guest)]).toEqual([-14, ...fault(0)]);
+    expect([guest.events[8], guest.events[9], guest.register("rip")]).toEqual([1, 0x30, BigInt(CODE)]);
+  });
+});
+
+test("an instruction that waits for a device has its operands: registers that are set meanwhile are not among them", () => {
+  // add [rbx], cl
+  const guest = started("prot32").code(0x00, 0x0b, HLT);
+  guest.registers({ rbx: HOLE, rcx: 0x66 });
+  guest.enter();
+  expect([guest.exitReason, guest.run[52]]).toEqual([KVM_EXIT_MMIO, 0]);
+  guest.run[40] = 0xee;
+  guest.registers({ rbx: HOLE + 0x1000, rcx: 1 });
+  guest.enter();
+  expect([guest.exitReason, guest.run[52], union(guest, 0), guest.run[40]]).toEqual([
+    ...[KVM_EXIT_MMIO, 1, BigInt(HOLE), 0x54],
+  ]);
+  expect([guest.register("rbx"), guest.register("rcx")]).toEqual([BigInt(HOLE + 0x1000), 1n]);
 });
