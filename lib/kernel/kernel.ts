@@ -34,6 +34,11 @@ export interface KernelOptions {
   /** called when a call would sleep for ever: what it waits for. The call then answers −EINTR. */
   onDeadlock?: (report: string) => void;
   /**
+   * called when every long call (Process.run) sleeps and no timer will wake one: what each of them waits for. They stay asleep
+   * until the program does something.
+   */
+  onAsleep?: (reports: readonly string[]) => void;
+  /**
    * how the program is let run between two steps of a long call (Process.run): at once where it awaits something. With
    * `() => new Promise((resolve) => setImmediate(resolve))` timers and input and output of the host go on, too.
    */
@@ -57,6 +62,7 @@ export class Kernel {
   /** long calls under way */
   longCalls = 0;
   #naps: Naps | undefined;
+  readonly onAsleep: ((reports: readonly string[]) => void) | undefined;
   readonly pause: () => Promise<void>;
   /** whether an eventfd wake-up is running: a signal from inside one is refused (fs/eventfd.c:eventfd_signal_mask, 6.1) */
   inEventfd = false;
@@ -69,6 +75,7 @@ export class Kernel {
     this.taskSize = options.taskSize ?? TASK_SIZE;
     this.behaviour = options.behaviour ?? newest;
     this.#onDeadlock = options.onDeadlock;
+    this.onAsleep = options.onAsleep;
     this.pause = options.pause ?? (() => Promise.resolve());
   }
 
@@ -88,7 +95,9 @@ export class Kernel {
 
   /** Something has happened: who sleeps in a long call looks whether it can go on. */
   stir(): void {
-    if (this.longCalls !== 0) this.naps.stir(this.clock.now);
+    if (this.longCalls === 0) return;
+    this.naps.told = false;
+    this.naps.stir(this.clock.now);
   }
 
   /**

@@ -57,7 +57,12 @@ function asleep(kernel: Kernel, what: string): Promise<void> {
 async function passTime(kernel: Kernel): Promise<void> {
   const { naps, clock } = kernel;
   await kernel.pause();
-  if (!naps.everyone || clock.next > naps.since + naps.longest) return;
+  if (!naps.everyone) return;
+  if (clock.next > naps.since + naps.longest) {
+    if (!naps.told) kernel.onAsleep?.(naps.reports);
+    naps.told = true;
+    return;
+  }
   const { since } = naps;
   clock.advanceTo(clock.next);
   naps.stir();
@@ -71,6 +76,8 @@ export class Naps {
   readonly running = new Map<File, Process>();
   /** how to wake each sleeper, and what it waits for */
   readonly sleepers = new Map<() => void, string>();
+  /** that everyone sleeps was told, and nothing has happened since */
+  told = false;
   /** since when nothing but timers has happened, in nanoseconds of the clock */
   since = 0;
   /** how long time passes for sleepers while nothing wakes one: a timer that ticks for ever must not */

@@ -31,8 +31,13 @@ export function sleepUntil(
   const report = `vCPU ${vcpu.id} ${what}`;
   if (patient) {
     kernel.work.policy(kernel.work);
+    const sleptOn = vcpu.waitsFor !== "";
     vcpu.waitsFor = ended() ? "" : report;
-    if (vcpu.waitsFor !== "") return ASLEEP;
+    if (vcpu.waitsFor !== "") {
+      // what it did before it fell asleep may be what another one waits for
+      if (!sleptOn) kernel.stir();
+      return ASLEEP;
+    }
   } else {
     const all = everyone(vcpu, report);
     const { next, now } = kernel.clock;

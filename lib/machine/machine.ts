@@ -31,6 +31,8 @@ export interface MachineOptions {
   clock?: Clock;
   /** called when a call would sleep for ever */
   onDeadlock?: (report: string) => void;
+  /** called when every `Process.run` sleeps and no timer will wake one: what each of them waits for */
+  onAsleep?: (reports: readonly string[]) => void;
   /** what PCI devices do, by "vendor:device"; they come before the models that are known here */
   models?: ReadonlyMap<string, ModelFactory>;
 }

@@ -267,7 +267,7 @@ export class Runner {
         this.#sleep.acceptStarts();
         if (vcpu.mpState !== KVM_MP_STATE_RUNNABLE) return 1;
       }
-      if (lapic.eventRequested || events.exceptionWaits) lapic.picHeard = true;
+      if (lapic.eventRequested || events.exceptionWaits) lapic.picHeard = lapic.acceptsPic();
       lapic.eventRequested = false;
     }
     if (this.#withoutPageTables) {
