@@ -53,7 +53,8 @@ export interface VmSettings {
   userSpaceMsr: number;
   /** hypercalls that exit to user space, a bit a number */
   exitHypercalls: number;
-  exitOnEmulationFailure: boolean;
+  /** undefined: nobody said, which pvm takes for yes and mainline for no (live 6.18) */
+  exitOnEmulationFailure: boolean | undefined;
   tripleFaultEvent: boolean;
   apicBusCycleNs: number;
   /** KVM_CAP_MAX_VCPU_ID has been set, or a vCPU has fixed it */
@@ -69,7 +70,7 @@ export const newSettings = (): VmSettings => ({
   exceptionPayload: false,
   userSpaceMsr: 0,
   exitHypercalls: 0,
-  exitOnEmulationFailure: false,
+  exitOnEmulationFailure: undefined,
   tripleFaultEvent: false,
   apicBusCycleNs: 1,
   maxVcpuIdFixed: false,

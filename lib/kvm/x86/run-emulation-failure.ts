@@ -35,7 +35,7 @@ export class EmulationFailure {
    */
   refused(): number {
     const cpu = this.#cpu;
-    if (this.#emulated && cpu.user !== 0 && !cpu.long && !this.#vcpu.vm.settings.exitOnEmulationFailure) {
+    if (this.#emulated && cpu.user !== 0 && !cpu.long) {
       this.note(cpu.startLinear);
       this.#vcpu.events.queueException(UD);
       return GO_ON;
@@ -44,8 +44,12 @@ export class EmulationFailure {
     return this.exit(cpu.startLinear);
   }
 
-  /** The emulator had written down its failure before the flavour helped: the page shows it, and there is no exit. */
+  /**
+   * The emulator had written down its failure before the flavour helped: the page shows it, and there is no exit. Of code of
+   * CPL 3 it does so unless KVM_CAP_EXIT_ON_EMULATION_FAILURE was switched off (live 6.18).
+   */
   note(address: number): void {
+    if (this.#cpu.user !== 0 && this.#vcpu.vm.settings.exitOnEmulationFailure === false) return;
     const reason = this.#page.exitReason;
     const length = this.#instructionBytes(address);
     this.#page.emulationFailure(this.#instruction, length, this.#exitInfo);
