@@ -63,7 +63,9 @@ export async function exploreInJobs(
     );
     const runs = sizes.reduce((sum, size) => sum + size, 0);
     const winner = found[0] % jobs;
-    if (found[0] === NONE) return { runs, exhausted: false, counterexample: undefined };
+    const cut = results.reduce((sum, { cut = 0 }) => sum + cut, 0);
+    if (found[0] === NONE)
+      return { runs, exhausted: false, counterexample: undefined, ...(cut !== 0 && { cut }) };
     const { runs: turns, counterexample } = results[winner];
     const made = sizes.map((size, job) => Math.min(size, job <= winner ? turns : turns - 1));
     return { runs: made.reduce((sum, each) => sum + each, 0), exhausted: false, counterexample };

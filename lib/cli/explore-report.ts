@@ -12,18 +12,21 @@ export interface ExploreReport {
   readonly runs: number;
   /** every schedule within the bound was run */
   readonly exhausted: boolean;
+  /** how many runs were not over after as many steps as a run may have, where there are such */
+  readonly cut?: number;
   /** one a reason, the smallest first */
   readonly counterexamples: readonly Counterexample[];
 }
 
 export function reportOf(
   { name }: Program,
-  { runs, exhausted, counterexample }: ExploreResult,
+  { runs, exhausted, counterexample, cut }: ExploreResult,
 ): ExploreReport {
   return {
     program: name,
     runs,
     exhausted,
+    ...(cut !== undefined && { cut }),
     counterexamples: counterexample === undefined ? [] : [counterexample],
   };
 }
@@ -37,9 +40,11 @@ export function mergeReports(reports: readonly ExploreReport[]): ExploreReport {
   const smallest = new Map<string, Counterexample>();
   for (const each of reports.flatMap(({ counterexamples }) => counterexamples).sort(bySize))
     if (!smallest.has(each.failure.reason)) smallest.set(each.failure.reason, each);
+  const cut = reports.reduce((sum, { cut = 0 }) => sum + cut, 0);
   return {
     program,
     runs: reports.reduce((sum, { runs }) => sum + runs, 0),
+    ...(cut !== 0 && { cut }),
     exhausted: reports.some(({ exhausted }) => exhausted),
     counterexamples: [...smallest.values()],
   };

@@ -78,11 +78,12 @@ const counted = (runs: number): string => `${runs} ${runs === 1 ? "run" : "runs"
 
 /** `all`: what is said of a search that came to its end. */
 function tell(report: ExploreReport, format: string, all: string, output: Output): void {
-  const { program, runs, exhausted, counterexamples } = report;
+  const { program, runs, exhausted, counterexamples, cut } = report;
   const wrong = counterexamples.length > 0;
   if (format === "json") output.print(JSON.stringify(report));
   else if (wrong && format === "text")
     output.print(`${counterexamples.map(toText).join("\n\n")}\nfound after ${counted(runs)}`);
   else if (wrong) output.print(pictures[format](counterexamples[0]));
   if (!wrong) output.warn(`${program}: nothing goes wrong in ${counted(runs)}${exhausted ? all : ""}`);
+  if (!wrong && cut !== undefined) output.warn(`${cut} of these did not end by themselves`);
 }

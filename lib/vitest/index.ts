@@ -8,7 +8,8 @@
  *       expect(linux.open("/dev/nothing", 0)).toFailWith("ENOENT");
  *     });
  *
- * `test.override({ profile, options })` chooses another host (`test.scoped` before vitest 4.1). Importing this file registers the matchers and the serializer.
+ * `test.override({ profile, options })` chooses another host (`test.scoped` before vitest 4.1). Importing this file registers
+ * the matchers and the serializer.
  */
 import { test as base, expect } from "vitest";
 import type { Process } from "../kernel/process.ts";

@@ -131,6 +131,21 @@ test.each([
   expect([code, warnings.split("\n")[0]]).toEqual([0, expect.stringContaining(message)]);
 });
 
+test("runs that do not end are told", async () => {
+  const module = join(mkdtempSync(join(folder, "endless-")), "endless.mjs");
+  const thread = '(function* () { for (;;) yield { label: () => "again", run() {} }; })()';
+  const kernel = "{ work: { items: [] }, clock: {} }";
+  writeFileSync(
+    module,
+    `export const program = { name: "p", setup: () => ({ kernel: ${kernel}, threads: { t: ${thread} } }) };`,
+  );
+  const { code, warnings } = await explore(module, "--runs", "2");
+  expect([code, warnings.split("\n")]).toEqual([
+    0,
+    ["p: nothing goes wrong in 2 runs", "2 of these did not end by themselves"],
+  ]);
+});
+
 test("shards share the runs", async () => {
   const told = await Promise.all(
     [1, 2, 3].map((i) => explore(mended, "--runs", "10", "--strategy", "random", "--shard", `${i}/3`)),

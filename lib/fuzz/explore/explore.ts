@@ -58,6 +58,8 @@ export interface ExploreResult {
   /** every schedule within the bound was run */
   readonly exhausted: boolean;
   readonly counterexample: Counterexample | undefined;
+  /** how many runs were not over after `maxSteps` steps, where there are such: a loop that nobody leaves, maybe */
+  readonly cut?: number;
 }
 
 /** A run that answers otherwise when it is made again is of no use to anyone. */
@@ -71,16 +73,24 @@ export function explore(program: Program, options: ExploreOptions = {}): Explore
     options.runs ??
     (typeof strategy === "object" && "exhaustive" in strategy ? Number.POSITIVE_INFINITY : 1000);
   const next = choosers(program, strategy, seed, limits);
+  let cut = 0;
+  const end = (made: number, exhausted: boolean, counterexample?: Counterexample): ExploreResult => ({
+    runs: made,
+    exhausted,
+    counterexample,
+    ...(cut !== 0 && { cut }),
+  });
   for (let made = 0; made < runs; made++) {
-    if (options.stop?.(made) === true) return { runs: made, exhausted: false, counterexample: undefined };
+    if (options.stop?.(made) === true) return end(made, false);
     const choose = next(made);
-    if (choose === undefined) return { runs: made, exhausted: true, counterexample: undefined };
+    if (choose === undefined) return end(made, true);
     const outcome = run(program, choose, limits);
+    if (outcome.cut) cut++;
     if (outcome.failure === undefined) continue;
     if (outcome.failure.astray) throw new NotExplorable(`${program.name}: ${outcome.failure.reason}`);
-    return { runs: made + 1, exhausted: false, counterexample: shrink(program, outcome, limits) };
+    return end(made + 1, false, shrink(program, outcome, limits));
   }
-  return { runs, exhausted: false, counterexample: undefined };
+  return end(runs, false);
 }
 
 /** The chooser of each run in turn; undefined when there is none left. */

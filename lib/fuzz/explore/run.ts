@@ -77,6 +77,8 @@ export interface Outcome {
   readonly schedule: string[];
   /** with labels, where they were asked for */
   readonly log: Step[];
+  /** it was not over after so many steps as a run may have */
+  readonly cut?: true;
 }
 
 /** Limits of a run. */
@@ -182,7 +184,7 @@ export function run(program: Program, choose: Chooser, options: RunOptions = {})
           );
         return end(world.final?.());
       }
-      if (steps === maxSteps) return end();
+      if (steps === maxSteps) return { ...end(), cut: true };
       const current = enabled.findIndex(({ name }) => name === last);
       const place = choose(enabled, current, steps);
       if (place === PRUNED) return end();

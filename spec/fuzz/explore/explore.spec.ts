@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { explore, NotDeterministic, shrink } from "../../../lib/fuzz/explore/explore.ts";
 import { toHtml, toMermaid, toPerfetto, toText } from "../../../lib/fuzz/explore/report.ts";
-import { type Program, run } from "../../../lib/fuzz/explore/run.ts";
+import { NotExplorable, type Program, run, type World } from "../../../lib/fuzz/explore/run.ts";
 import { Exhaustive, inOrder, replayChooser } from "../../../lib/fuzz/explore/strategies.ts";
 import { Calls, step, type Thread, until } from "../../../lib/fuzz/explore/thread.ts";
 import { Kernel } from "../../../lib/kernel/kernel.ts";
@@ -136,6 +136,40 @@ describe("a run", () => {
     });
     expect(run(program([]), inOrder).failure?.reason).toBe("deadlock: waiter waits: for ever");
     expect(run(program(["waiter"]), inOrder).failure).toBeUndefined();
+  });
+
+  test("that does not come to its end is cut, which is told and no failure", () => {
+    function* endless(): Thread {
+      for (;;) yield* step("again", () => undefined);
+    }
+    const program: Program = {
+      name: "endless",
+      setup: () => ({ kernel: kernel(), threads: { a: endless() } }),
+    };
+    expect(run(program, inOrder, { maxSteps: 7 })).toMatchObject({ steps: 7, cut: true, failure: undefined });
+    const result = explore(program, { strategy: "random", runs: 3, maxSteps: 7 });
+    expect(result).toEqual({ runs: 3, exhausted: false, counterexample: undefined, cut: 3 });
+  });
+
+  test("of what is no world, or by another program's schedule, is refused", () => {
+    const world = (threads: object): Program => ({
+      name: "none",
+      setup: () => ({ kernel: kernel(), threads }) as World,
+    });
+    for (const [threads, message] of [
+      [{ a: () => {} }, "thread a is no generator"],
+      [{ a: (async function* () {})() }, "thread a is no generator"],
+      [{ a: [until("x", () => true)].values() }, "a call is made by yield*"],
+    ] as const)
+      expect(() => run(world(threads), inOrder)).toThrow(new RegExp(message.replace("*", "\\*")));
+    expect(() => explore(lostUpdate, { strategy: { replay: ["nobody"] } })).toThrow(NotExplorable);
+    const failing: Program = {
+      name: "x",
+      setup() {
+        throw new Error("in setup");
+      },
+    };
+    expect(() => run(failing, inOrder)).toThrow("in setup");
   });
 
   test("in which a thread throws fails with its words", () => {
