@@ -21,10 +21,13 @@ import type { Bus } from "./bus.ts";
 import { execute } from "./execute.ts";
 import {
   AC_FAULT,
+  BP,
+  DB,
   EXCEPTION,
   GP,
   Memory,
   NO_CODE,
+  OFLOW,
   PAGE_FAULT,
   READ,
   RETRY,
@@ -61,12 +64,15 @@ import {
   RSP,
   type Segment,
   SS,
+  TF,
   VM,
 } from "./state.ts";
 import { enterHandler, type Source } from "./transfer.ts";
 
 /** Flags that the processor has when it runs a guest for pvm: not those of privileged code. */
 const DIRECT_FLAGS = 0x3f_7fd7 & ~(IOPL | NT);
+
+const TRAPS: ReadonlySet<number> = new Set([DB, BP, OFLOW]);
 
 export const REP = 0xf3;
 export const REPNE = 0xf2;
@@ -240,6 +246,8 @@ export class Cpu {
       // the processor gave up on it, and KVM's emulator does it
       if ((memory.stop === WAITING || memory.stop === UNHANDLED) && this.direct) r32[2 * RFLAGS] |= RF;
       this.#entered = false;
+      // INT3 and its like are over
+      if (this.direct && memory.stop === EXCEPTION && TRAPS.has(memory.vector)) r32[2 * RFLAGS] &= ~RF;
       if (memory.stop !== WAITING || !this.options.emulated) {
         r32[2 * RSP] = this.#savedRspLo;
         r32[2 * RSP + 1] = this.#savedRspHi;
@@ -319,7 +327,7 @@ export class Cpu {
   /** A round of a repeated instruction is over: what comes after does not undo it. */
   endRound(): void {
     // Linux's emulator keeps the flags to itself until the instruction is over
-    if (!this.options.emulated) this.#savedFlags = this.r32[2 * RFLAGS] | RF;
+    if (!this.emulated) this.#savedFlags = this.r32[2 * RFLAGS] | RF;
     this.memory.forget();
     this.memory.logAt = 0;
     this.memory.begin();
@@ -335,6 +343,7 @@ export class Cpu {
     const { emulated } = this.options;
     this.direct = emulated && this.long && this.user !== 0;
     this.emulated = emulated && !this.direct;
+    if (emulated) this.roundsTrapped = this.direct && (this.r32[2 * RFLAGS] & TF) !== 0;
     const flags = this.r32[2 * RFLAGS];
     // for pvm CR0.AM is the host's, and set
     this.#aligned =
@@ -754,7 +763,16 @@ export class Cpu {
 
   writeAt(segment: number, lo: number, hi: number, width: number, value: number): void {
     const address = this.linear(segment, lo, hi, width, WRITE);
+    this.#checkPages(address, width);
     if (this.memory.stop === RUNNING) this.memory.write(address, width, value, this.user);
+  }
+
+  /** A write to two pages: a processor writes both or none, Linux's emulator one after the other (live 6.18). */
+  #checkPages(address: number, width: number): void {
+    const { memory } = this;
+    if ((address & 4095) + width <= 4096 || this.emulated || memory.stop !== RUNNING) return;
+    memory.translate(address, WRITE, this.user);
+    if (memory.stop === RUNNING) memory.translate((address | 4095) + 1, WRITE, this.user);
   }
 
   readAt64(segment: number, lo: number, hi: number): bigint {
@@ -769,6 +787,7 @@ export class Cpu {
 
   writeAt64(segment: number, lo: number, hi: number, value: bigint): void {
     const address = this.linear(segment, lo, hi, 8, WRITE);
+    this.#checkPages(address, 8);
     if (this.memory.stop === RUNNING) this.memory.write64(address, value, this.user);
   }
 
@@ -796,7 +815,7 @@ export class Cpu {
   setRm(width: number, value: number): void {
     if (this.mod === 3) this.setRegister(width, this.rm, value);
     else if (this.memory.stop === RUNNING) this.writeAt(this.eaSegment, this.eaLo, this.eaHi, width, value);
-    else this.memory.meantWrite();
+    else this.#meantWrite();
   }
 
   getRm64(): bigint {
@@ -806,7 +825,15 @@ export class Cpu {
   setRm64(value: bigint): void {
     if (this.mod === 3) this.setRegister64(this.rm, value);
     else if (this.memory.stop === RUNNING) this.writeAt64(this.eaSegment, this.eaLo, this.eaHi, value);
-    else this.memory.meantWrite();
+    else this.#meantWrite();
+  }
+
+  /** An operand was to be written, and waits to be read: the processor has looked for it as for a write. */
+  #meantWrite(): void {
+    const { memory } = this;
+    memory.meantWrite();
+    if (!this.direct || memory.stop !== WAITING) return;
+    memory.translate(this.linear(this.eaSegment, this.eaLo, this.eaHi, 1, WRITE), WRITE, this.user);
   }
 
   // ---- the stack ---------------------------------------------------------------------------------------------------

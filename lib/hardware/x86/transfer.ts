@@ -350,7 +350,8 @@ function checkReturn(cpu: Cpu, selector: number): boolean {
 function checkReturnStack(cpu: Cpu, selector: number, rpl: number): boolean {
   const error = selector & 0xfffc;
   if (error === 0) {
-    if (!longActive(cpu) || rpl === 3 || (descriptorHi & 0x20_0000) === 0) cpu.fault(GP, 0);
+    const to64 = longActive(cpu) && (descriptorHi & 0x20_0000) !== 0;
+    if (rpl === 3 || !(to64 || cpu.options.emulated)) cpu.fault(GP, 0);
     return !cpu.stopped;
   }
   if (!readDescriptor(cpu, selector, GP)) return false;
@@ -849,12 +850,13 @@ function returnByPvm(cpu: Cpu): void {
   if (cpu.stopped) return;
   const rpl = selector & 3;
   const error = selector & 0xfffc;
+  const isNull = (selectorOfStack & 0xfffc) === 0;
+  if (error !== 0 && selectorOfStack === 3) return cpu.fault(GP, 0);
   if (!isInTable(cpu, selector) || rpl < cpu.cpl) return cpu.fault(GP, error);
   if (!readDescriptor(cpu, selector, GP)) return;
   if (!isPresent(descriptorHi)) return cpu.fault(NP, error);
   if (dplOf(descriptorHi) !== rpl) return cpu.fault(GP, error);
   code.keep();
-  const isNull = (selectorOfStack & 0xfffc) === 0;
   if (!isNull && !isInTable(cpu, selectorOfStack)) return cpu.fault(GP, selectorOfStack & 0xfffc);
   if (!checkReturnStack(cpu, selectorOfStack, rpl)) return;
   if (isNull) nullStack(cpu, selectorOfStack, rpl);
@@ -870,7 +872,7 @@ function returnByPvm(cpu: Cpu): void {
 
 /** The flags that pvm takes from a frame or from R11: all but these, and IF where it may be. */
 export const flagsByPvm = (given: number, interrupts: number): number =>
-  ((given & ~(IOPL | RF | VM | IF)) | (interrupts & IF) | FLAG_FIXED) >>> 0;
+  ((given & ~(IOPL | VM | IF)) | (interrupts & IF) | FLAG_FIXED) >>> 0;
 
 function returnReal(cpu: Cpu): void {
   const size = cpu.osize;
