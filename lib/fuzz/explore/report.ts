@@ -6,8 +6,14 @@ import { errnoName } from "../../abi/errno.ts";
 import type { Counterexample } from "./explore.ts";
 import type { Step } from "./run.ts";
 
-const answer = ({ result }: Step): string =>
-  result === undefined ? "" : result < 0 ? ` = −${errnoName(-result)}` : ` = ${result}`;
+/** Whether a step is a system call (`Calls`), and not a device's, a guest's or deferred work's own. */
+const isCall = ({ label }: Step): boolean => /^(open|close|eventfd2|ioctl|read|write)\(/.test(label);
+
+const answer = (step: Step): string => {
+  const { result } = step;
+  if (result === undefined) return "";
+  return result < 0 && isCall(step) ? ` = −${errnoName(-result)}` : ` = ${result}`;
+};
 
 /** Actors in the order in which they first go. */
 const actors = (counterexample: Counterexample): string[] => [
@@ -30,7 +36,7 @@ export function toText(counterexample: Counterexample): string {
   ].join("\n");
 }
 
-/** A Mermaid sequence diagram: every actor talks to the kernel. */
+/** A Mermaid sequence diagram: actors call the kernel, or do something by themselves. */
 export function toMermaid(counterexample: Counterexample): string {
   const ids = new Map(actors(counterexample).map((actor, i) => [actor, `a${i}`]));
   const plain = (text: string) => text.replaceAll(";", ",").replaceAll("#", "№");
@@ -38,9 +44,10 @@ export function toMermaid(counterexample: Counterexample): string {
     "sequenceDiagram",
     ...[...ids].map(([actor, id]) => `  participant ${id} as ${plain(actor)}`),
     "  participant k as kernel",
-    ...counterexample.steps.map(
-      (step) => `  ${ids.get(step.actor)}->>k: ${plain(step.label + answer(step))}`,
-    ),
+    ...counterexample.steps.map((step) => {
+      const id = ids.get(step.actor);
+      return `  ${id}->>${isCall(step) ? "k" : id}: ${plain(step.label + answer(step))}`;
+    }),
     `  Note over k: ${plain(counterexample.failure.reason)}`,
   ].join("\n");
 }
