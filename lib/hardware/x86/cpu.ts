@@ -891,6 +891,15 @@ export class Cpu {
     return this.readAt64(SS, this.#topLo, this.#topHi);
   }
 
+  /** Whether the top of the stack could be written. */
+  probeStack(width: number): boolean {
+    this.#stackTop();
+    const { memory } = this;
+    const address = this.linear(SS, this.#topLo, this.#topHi, width, WRITE);
+    if (memory.stop === RUNNING) memory.translate(address, WRITE, this.user);
+    return memory.stop === RUNNING;
+  }
+
   pop(width: number): number {
     const value = this.peek(width);
     if (this.memory.stop === RUNNING) this.moveStack(width);

@@ -962,9 +962,11 @@ function enter(cpu: Cpu): void {
     else cpu.push(width, Number(frame & BigInt(maskOf(width))));
   }
   if (cpu.stopped) return;
+  cpu.moveStack(-size);
+  // a processor asks whether the last word of the frame could be written
+  if (!cpu.emulated && !cpu.probeStack(width)) return;
   if (width === 8) cpu.r64[RBP] = frame;
   else cpu.setRegister(width, RBP, Number(frame & 0xffff_ffffn));
-  cpu.moveStack(-size);
 }
 
 function leave(cpu: Cpu): void {

@@ -836,7 +836,7 @@ function returnByPvm(cpu: Cpu): void {
   if ((cpu.flags & NT) !== 0) return cpu.fault(GP, 0);
   if (cpu.osize !== 8) {
     // the processor finds that out, once it has looked at the frame
-    if (cpu.direct) cpu.peek(cpu.osize);
+    for (let i = 0; cpu.direct && i < 5; i++) cpu.peek(cpu.osize, i * cpu.osize);
     return cpu.fault(GP, 0);
   }
   // the whole frame at once, from memory, or the instruction stays refused
