@@ -74,6 +74,8 @@ export interface X86Behaviour {
   readonly sevAttributes: boolean;
   /** and two more of them */
   readonly sevMoreAttributes: boolean;
+  /** the MSR of KVM_XEN_HVM_CONFIG is none for user space */
+  readonly xenPageOfGuestsOnly: boolean;
   /** the MSR of KVM_XEN_HVM_CONFIG is one that is set aside for hypervisors */
   readonly xenMsrChecked: boolean;
   /** KVM_GET_VCPU_EVENTS tells how many NMIs wait; before, whether any does */

@@ -147,6 +147,12 @@ export const behaviourTable: readonly Row[] = [
     source: "live 7.2 (svm) has attributes 0 to 2, 6.12 has 0; the releases between are not recorded",
   },
   {
+    behaviour: "xenPageOfGuestsOnly",
+    since: "6.15",
+    source:
+      "arch/x86/kvm/x86.c:kvm_set_msr_common; traces: x86_64-svm-6.12/run_xen a page, -7.2 none; the releases between are not recorded",
+  },
+  {
     behaviour: "xenMsrChecked",
     since: "6.15",
     source: "arch/x86/kvm/xen.c:kvm_xen_hvm_config; live 7.2 (svm) refuses MSR 1",

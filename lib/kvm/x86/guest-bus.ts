@@ -37,6 +37,7 @@ import { answerHypervCall, type HypervCall, hypervCall } from "./hyperv-hypercal
 import { EFER_LMA, EFER_LME } from "./registers.ts";
 import { tellHypercallResult, tellTprAccess } from "./run-page.ts";
 import type { X86Vcpu } from "./vcpu.ts";
+import { type XenCall, xenCall } from "./xen.ts";
 
 const PAGE = 4096;
 const TPR = 0x80;
@@ -75,8 +76,8 @@ export class GuestBus implements Bus {
   readonly #vcpu: X86Vcpu;
   /** the processor behind this bus, for MSRs that are registers of it */
   cpu!: Cpu;
-  /** the hypercall of Hyper-V's that goes to user space */
-  hypervCall: HypervCall | undefined;
+  /** the hypercall of Hyper-V's or Xen's that goes to user space */
+  userCall: HypervCall | XenCall | undefined;
   /** why an MSR access goes to user space */
   msrReason = 0;
 
@@ -417,7 +418,12 @@ export class GuestBus implements Bus {
 
   /** arch/x86/kvm/x86.c:kvm_emulate_hypercall (6.1). Missing: those that kick, yield to, or send IPIs to other vCPUs. */
   hypercall(): bigint | undefined {
-    if (this.#vcpu.hyperv.takesHypercalls) return this.#hypervCall();
+    const { hyperv, vm: arch } = this.#vcpu;
+    if (hyperv.takesHypercall(this.cpu.r64[RAX])) return this.#hypervCall();
+    if (arch.xen.takesHypercalls) {
+      this.userCall = xenCall(this.cpu);
+      return undefined;
+    }
     const result = this.#answerHypercall();
     const { pages, vm } = this.#vcpu.vcpu;
     if (result !== undefined && vm.host.behaviour.hypercallResultShown) tellHypercallResult(pages, result);
@@ -433,7 +439,7 @@ export class GuestBus implements Bus {
     }
     const call = hypervCall(cpu);
     const result = answerHypervCall(this.#vcpu, call);
-    this.hypervCall = result === undefined ? call : undefined;
+    if (result === undefined) this.userCall = call;
     return result === undefined || cpu.long ? result : this.splitResult(result);
   }
 

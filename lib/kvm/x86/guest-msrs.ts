@@ -106,7 +106,9 @@ const isIn = (ranges: readonly (readonly [number, number])[], index: number): bo
   ranges.some(([first, last]) => index >= first && index <= last);
 
 /** What user space is told of an access that was refused. */
-export const refusalOf = (index: number, { vcpu }: X86Vcpu): number =>
-  isIn(checked, index) || (vcpu.vm.host.facts.hypervCpuid !== undefined && isHypervMsr(index))
+export const refusalOf = (index: number, { vcpu, vm }: X86Vcpu): number =>
+  isIn(checked, index) ||
+  index === vm.xen.msr ||
+  (vcpu.vm.host.facts.hypervCpuid !== undefined && isHypervMsr(index))
     ? INVAL
     : UNKNOWN;

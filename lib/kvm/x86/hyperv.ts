@@ -46,7 +46,11 @@ const SINT_MASKED = 1n << 16n;
 /** the first vector that is no exception */
 const FIRST_VECTOR = 16n;
 /** VMMCALL, RET */
-const hypercallPage = Uint8Array.of(0x0f, 0x01, 0xd9, 0xc3);
+const hypercallPage = [0x0f, 0x01, 0xd9, 0xc3];
+/** OR EAX, 0x80000000 before, where there are Xen's hypercalls too */
+const notXen = [0x0d, 0, 0, 0, 0x80];
+/** what tells them apart */
+const NOT_XEN = 0x8000_0000n;
 
 /** What a VM keeps. */
 export class HypervVm {
@@ -91,9 +95,11 @@ export class HypervVcpu {
     return this.#vcpu.cpuid.register(SIGNATURE_LEAF, ANY_INDEX, EAX) === SIGNATURE;
   }
 
-  /** A hypercall is Hyper-V's: the guest has told its name. */
-  get takesHypercalls(): boolean {
-    return this.#vcpu.vm.hyperv.guestOsId !== 0n && this.isShown;
+  /** A hypercall with some RAX is Hyper-V's: the guest has told its name. */
+  takesHypercall(rax: bigint): boolean {
+    const { hyperv, xen } = this.#vcpu.vm;
+    if (xen.takesHypercalls && (rax & NOT_XEN) === 0n) return false;
+    return hyperv.guestOsId !== 0n && this.isShown;
   }
 
   activateSynic(capability: number): void {
@@ -205,8 +211,9 @@ export class HypervVcpu {
     const { vm } = this.#vcpu;
     const { hyperv } = vm;
     if (hyperv.guestOsId === 0n) return true;
-    if ((value & ENABLE) !== 0n && !copyGuest(vm.vm, Number(value & PAGE_MASK), hypercallPage.slice(), true))
-      return false;
+    const code = vm.xen.takesHypercalls ? [...notXen, ...hypercallPage] : hypercallPage;
+    const address = Number(value & PAGE_MASK);
+    if ((value & ENABLE) !== 0n && !copyGuest(vm.vm, address, Uint8Array.from(code), true)) return false;
     hyperv.hypercall = value;
     return true;
   }

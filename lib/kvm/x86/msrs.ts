@@ -62,6 +62,9 @@ export class Msrs {
 
   /** As user space writes it, or the guest: false for a refusal. */
   set(index: number, value: bigint, byGuest = false): boolean {
+    const { xen, vm } = this.#vcpu.vm;
+    if (xen.msr !== 0 && index === xen.msr && (byGuest || !vm.host.behaviour.xenPageOfGuestsOnly))
+      return xen.writePage(this.#vcpu, value);
     return (this.#rules.get(index) ?? otherwise(this.#vcpu, index)).write(this.#vcpu, index, value, byGuest);
   }
 }

@@ -26,11 +26,21 @@ import type { EmulationFailure } from "./run-emulation-failure.ts";
 import { GO_ON, MMIO_DATA, MSR_DATA, MSR_ERROR, PIO_DATA, type RunPage } from "./run-page.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 import { WaitingInstruction } from "./waiting-instruction.ts";
+import type { XenCall } from "./xen.ts";
 
 const QUIRK_OUT_7E = 1 << 3;
 
 /** What the next entry has to finish. */
-export type Unfinished = "nothing" | "port" | "mmio" | "writes" | "out" | "msr" | "hypercall" | "hyperv";
+export type Unfinished =
+  | "nothing"
+  | "port"
+  | "mmio"
+  | "writes"
+  | "out"
+  | "msr"
+  | "hypercall"
+  | "hyperv"
+  | "xen";
 
 /** The instruction that waited has its answer, and is to be run again. */
 export const AGAIN = 2;
@@ -85,8 +95,8 @@ export class Exits {
         this.#remember("msr");
         return 0;
       case EXIT_HYPERCALL:
-        if (this.#bus.hypervCall === undefined) this.#hypercall();
-        else this.#hypervCall(this.#bus.hypervCall);
+        if (this.#bus.userCall === undefined) this.#hypercall();
+        else this.#userCall(this.#bus.userCall);
         return 0;
       case EXIT_MEMORY_FAULT:
       case EXIT_BAD_ADDRESS:
@@ -109,10 +119,13 @@ export class Exits {
     this.#remember("hypercall");
   }
 
-  #hypervCall({ input, parameter, output }: HypervCall): void {
-    this.#bus.hypervCall = undefined;
-    this.#page.hypervCall(input, parameter, output);
-    this.#remember("hyperv");
+  /** One of Hyper-V's or Xen's. */
+  #userCall(call: HypervCall | XenCall): void {
+    const { long, cpl } = this.#cpu;
+    this.#bus.userCall = undefined;
+    if ("output" in call) this.#page.hypervCall(call.input, call.parameter, call.output);
+    else this.#page.xenCall(long, cpl, call.input, call.parameters);
+    this.#remember("output" in call ? "hyperv" : "xen");
   }
 
   /** The quirk of port 0x7e: RIP moves on before the exit. */
@@ -207,11 +220,12 @@ export class Exits {
         cpu.msrValue = BigInt.asUintN(cpu.long ? 64 : 32, this.#page.hypercallResult);
         break;
     }
-    if (unfinished === "hyperv") {
-      const result = this.#page.hypervResult;
+    if (unfinished === "hyperv" || unfinished === "xen") {
+      const xen = unfinished === "xen";
+      const result = xen ? this.#page.xenResult : this.#page.hypervResult;
       cpu.msrAnswered = true;
       cpu.msrFailed = false;
-      cpu.msrValue = cpu.long ? result : this.#bus.splitResult(result);
+      cpu.msrValue = xen || cpu.long ? result : this.#bus.splitResult(result);
     }
     return AGAIN;
   }

@@ -24,6 +24,8 @@ import {
   KVM_EXIT_SYSTEM_EVENT,
   KVM_EXIT_X86_RDMSR,
   KVM_EXIT_X86_WRMSR,
+  KVM_EXIT_XEN,
+  KVM_EXIT_XEN_HCALL,
   KVM_INTERNAL_ERROR_DELIVERY_EV,
   KVM_INTERNAL_ERROR_EMULATION,
   KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
@@ -197,6 +199,23 @@ export class RunPage {
 
   get hypervResult(): bigint {
     return load64(this.bytes, UNION + 16);
+  }
+
+  /** A hypercall of Xen's. */
+  xenCall(long: boolean, cpl: number, input: bigint, parameters: readonly bigint[]): number {
+    const { bytes } = this;
+    store32(bytes, UNION, KVM_EXIT_XEN_HCALL);
+    store32(bytes, UNION + 8, long ? 1 : 0);
+    store32(bytes, UNION + 12, cpl);
+    store64(bytes, UNION + 16, input);
+    parameters.forEach((parameter, i) => {
+      store64(bytes, UNION + 32 + 8 * i, parameter);
+    });
+    return this.exit(KVM_EXIT_XEN);
+  }
+
+  get xenResult(): bigint {
+    return load64(this.bytes, UNION + 24);
   }
 
   /** An event met an address without memory: what the processor told of its exit, and the host's processor, the first one. */

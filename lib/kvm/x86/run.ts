@@ -13,7 +13,10 @@
  * The call never hangs JavaScript. A guest that runs on and on answers −EINTR after so many instructions as `guestPolicy`
  * allows, as if a signal had come; for one that sleeps see run-sleep.ts.
  *
- * Missing: SMM, asynchronous page faults.
+ * Missing: SMM, asynchronous page faults; KVM_EXIT_HYPERV of the synthetic debugger.
+ * No host here can give: KVM_EXIT_NOTIFY and KVM_EXIT_X86_BUS_LOCK (KVM_CHECK_EXTENSION answers 0, the processors do not tell),
+ * KVM_INTERNAL_ERROR_SIMUL_EX (Intel's module alone), KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON (AMD's handles every exit that it
+ * asks for), KVM_EXIT_AP_RESET_HOLD, KVM_EXIT_MEMORY_FAULT of private memory and the events of SEV and TDX (other kinds of VM).
  */
 import { EINTR, EINVAL, ENOSPC } from "../../abi/errno.ts";
 import {

@@ -24,6 +24,7 @@ import type { Irqchip } from "./irqchip.ts";
 import type { KvmPit } from "./pit.ts";
 import { encryptionContext } from "./sev.ts";
 import { TscSync } from "./tsc-sync.ts";
+import { Xen } from "./xen.ts";
 
 /**
  * Guest physical addresses that a slot may reach, in frames: 52 bits, or with paging by the processor what that has
@@ -58,6 +59,7 @@ export class X86Vm implements VmArch {
   wallClock = 0n;
   readonly tscSync = new TscSync();
   readonly hyperv = new HypervVm();
+  readonly xen = new Xen();
   msrFilter: MsrFilter | undefined;
   pmuEventFilter: { action: number; flags: number; events: readonly bigint[] } | undefined;
   #irqchip: Irqchip | undefined;

@@ -29,6 +29,8 @@ import {
   KVM_EXIT_TPR_ACCESS,
   KVM_EXIT_X86_RDMSR,
   KVM_EXIT_X86_WRMSR,
+  KVM_EXIT_XEN,
+  KVM_EXIT_XEN_HCALL,
   KVM_INTERNAL_ERROR_DELIVERY_EV,
   KVM_INTERNAL_ERROR_EMULATION,
   KVM_INTERRUPT,
@@ -58,6 +60,8 @@ import {
   KVM_SET_VCPU_EVENTS,
   KVM_TPR_ACCESS_REPORTING,
   KVM_X86_SET_MSR_FILTER,
+  KVM_XEN_HVM_CONFIG,
+  KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL,
   KvmClockData,
   KvmCpuid2,
   KvmCpuidEntry2,
@@ -66,6 +70,7 @@ import {
   KvmMsrs,
   KvmSregs,
   KvmVcpuEvents,
+  KvmXenHvmConfig,
 } from "../../../lib/abi/kvm-x86.ts";
 import { load32, load64, store32, store64 } from "../../../lib/abi/struct.ts";
 import { builtinHosts } from "../../../lib/machine/builtin.ts";
@@ -322,6 +327,20 @@ const interrupt = (guest: Guest, vector: number) => {
   store32(bytes, 0, vector);
   return guest.kernel.ioctl(guest.vcpu, KVM_INTERRUPT, bytes);
 };
+const msr = (index: number, data = 0n) => {
+  const bytes = new Uint8Array(KvmMsrs.size + KvmMsrEntry.size);
+  bytes.set(KvmMsrs.encode({ nmsrs: 1 }));
+  bytes.set(KvmMsrEntry.encode({ index, data }), KvmMsrs.size);
+  return bytes;
+};
+const setMsr = (guest: Guest, index: number, value: bigint) =>
+  guest.kernel.ioctl(guest.vcpu, KVM_SET_MSRS, msr(index, value));
+const getMsr = (guest: Guest, index: number) => {
+  const bytes = msr(index);
+  return guest.kernel.ioctl(guest.vcpu, KVM_GET_MSRS, bytes) === 1
+    ? KvmMsrEntry.decode(bytes, KvmMsrs.size).data
+    : undefined;
+};
 /** an address without memory */
 const HOLE = 0x40_0000;
 const OUT = [0xe6, 0x80];
@@ -502,20 +521,6 @@ describe("Hyper-V", () => {
   const WRMSR = [0x0f, 0x30];
   const RDMSR = [0x0f, 0x32];
   const VMMCALL = [0x0f, 0x01, 0xd9];
-  const msr = (index: number, data = 0n) => {
-    const bytes = new Uint8Array(KvmMsrs.size + KvmMsrEntry.size);
-    bytes.set(KvmMsrs.encode({ nmsrs: 1 }));
-    bytes.set(KvmMsrEntry.encode({ index, data }), KvmMsrs.size);
-    return bytes;
-  };
-  const setMsr = (guest: Guest, index: number, value: bigint) =>
-    guest.kernel.ioctl(guest.vcpu, KVM_SET_MSRS, msr(index, value));
-  const getMsr = (guest: Guest, index: number) => {
-    const bytes = msr(index);
-    return guest.kernel.ioctl(guest.vcpu, KVM_GET_MSRS, bytes) === 1
-      ? KvmMsrEntry.decode(bytes, KvmMsrs.size).data
-      : undefined;
-  };
   const withHyperv = (mode: Mode, { shown = true, synic = 0, irqchip = false } = {}): Guest => {
     const guest = started(mode, { profile: svm("6.12"), irqchip: irqchip || synic !== 0 });
     if (synic !== 0)
@@ -849,4 +854,108 @@ test("an instruction that waits for a device has its operands: registers that ar
     ...[KVM_EXIT_MMIO, 1, BigInt(HOLE), 0x54],
   ]);
   expect([guest.register("rbx"), guest.register("rcx")]).toEqual([BigInt(HOLE + 0x1000), 1n]);
+});
+
+describe("Xen", () => {
+  const VMMCALL = [0x0f, 0x01, 0xd9];
+  const MSR = 0x4000_0200;
+  const WRMSR = [0x0f, 0x30];
+  const configured = (mode: Mode, { kernel = "6.12", flags = KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL } = {}) => {
+    const guest = started(mode, { profile: svm(kernel) });
+    const config = KvmXenHvmConfig.encode({ flags, msr: MSR });
+    expect(guest.kernel.ioctl(guest.vm, KVM_XEN_HVM_CONFIG, config)).toBe(0);
+    return guest;
+  };
+  const asked = {
+    ...{ rbx: 0x1_0000_0011n, rcx: 0x22, rdx: 0x33, rsi: 0x44, rdi: 0x55, rbp: 0x66 },
+    ...{ r8: 0x88, r9: 0x99, r10: 0xaa },
+  };
+
+  test.each([
+    ["long", 1, [0x55n, 0x44n, 0x33n, 0xaan, 0x88n, 0x99n]],
+    ["prot32", 0, [0x11n, 0x22n, 0x33n, 0x44n, 0x55n, 0x66n]],
+    ["real", 0, [0x11n, 0x22n, 0x33n, 0x44n, 0x55n, 0x66n]],
+  ] as const)("%s: a hypercall is an exit, and RAX its result", (mode, long, parameters) => {
+    const guest = configured(mode).code(...VMMCALL, ...OUT);
+    guest.registers({ ...asked, rax: 0x1_0000_0002n });
+    guest.run.fill(0xff, 32, 120);
+    guest.enter();
+    const input = mode === "long" ? 0x1_0000_0002n : 2n;
+    expect([guest.exitReason, ...[0, 4, 8, 12].map((at) => load32(guest.run, 32 + at))]).toEqual([
+      ...[KVM_EXIT_XEN, KVM_EXIT_XEN_HCALL, 0xffff_ffff],
+      ...[long, 0],
+    ]);
+    expect([16, 24, 32, 40, 48, 56, 64, 72].map((at) => union(guest, at))).toEqual([
+      ...[input, 0xffff_ffff_ffff_ffffn, ...parameters],
+    ]);
+    store64(guest.run, 56, 0x1_2345_6789n);
+    guest.enter();
+    expect([guest.exitReason, guest.register("rax"), load32(guest.run, 32)]).toEqual([
+      ...[KVM_EXIT_IO, 0x1_2345_6789n, 0x80_0101],
+    ]);
+  });
+
+  test("where RIP was moved meanwhile there is no result", () => {
+    const guest = configured("long").code(...VMMCALL, ...OUT);
+    guest.registers({ rax: 2 });
+    guest.enter();
+    guest.registers({ rax: 5, rip: CODE + 3 });
+    store64(guest.run, 56, 0x77n);
+    guest.enter();
+    expect([guest.exitReason, guest.register("rax")]).toEqual([KVM_EXIT_IO, 5n]);
+  });
+
+  test("without KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL hypercalls are KVM's", () => {
+    const guest = configured("long", { flags: 0 }).code(...VMMCALL, ...OUT);
+    guest.registers({ rax: 2 });
+    guest.enter();
+    expect([guest.exitReason, BigInt.asIntN(64, guest.register("rax"))]).toEqual([KVM_EXIT_IO, -1000n]);
+  });
+
+  const stub = (guest: Guest, at: number) => [...guest.memory.subarray(at, at + 32)];
+  const made = (number: number) => [0xb8, number, 0, 0, 0, ...VMMCALL, 0xc3, ...new Array(23).fill(0xcc)];
+
+  test.each([
+    ["6.12", 1],
+    ["7.2", 0],
+  ] as const)("%s: the MSR makes a page of hypercalls; for user space up to 6.14", (kernel, forUser) => {
+    const guest = configured("prot32", { kernel });
+    expect(setMsr(guest, MSR, 0x9000n)).toBe(forUser);
+    const writing = (value: number) => {
+      guest.code(...WRMSR, ...OUT);
+      guest.registers({ rcx: MSR, rax: value });
+      guest.enter();
+      return guest.exitReason;
+    };
+    expect(writing(0xa000)).toBe(KVM_EXIT_IO);
+    expect([0x9000, 0x9000 + 127 * 32].map((at) => stub(guest, at))).toEqual(
+      forUser === 1 ? [made(0), made(127)] : [new Array(32).fill(0), new Array(32).fill(0)],
+    );
+    expect([0xa000, 0xa000 + 3 * 32, 0xa000 + 127 * 32].map((at) => stub(guest, at))).toEqual([
+      ...[made(0), made(3), made(127)],
+    ]);
+    // only the first page, and only of memory
+    expect([writing(0xb001), writing(HOLE)]).toEqual([KVM_EXIT_HLT, KVM_EXIT_HLT]);
+    expect(getMsr(guest, MSR)).toBeUndefined();
+  });
+
+  test.each([
+    ["prot32", 0, 1, 0x11],
+    ["long", 1, 2, 0x33],
+  ] as const)("%s: or a page of the program's", (mode, number, pages, byte) => {
+    const guest = configured(mode, { flags: 0 });
+    const blobs = guest.kernel.mmap(0, 0x3000, 3, 0x22, -1, 0);
+    guest.kernel.memory(blobs, 0x3000)!.forEach((_byte, at, all) => {
+      all[at] = [0x11, 0x22, 0x33][at >> 12];
+    });
+    const config = KvmXenHvmConfig.encode({
+      ...{ msr: MSR, blob_addr_32: BigInt(blobs), blob_size_32: 1 },
+      ...{ blob_addr_64: BigInt(blobs) + 0x1000n, blob_size_64: 2 },
+    });
+    expect(guest.kernel.ioctl(guest.vm, KVM_XEN_HVM_CONFIG, config)).toBe(0);
+    expect([setMsr(guest, MSR, BigInt(0x9000 + number)), setMsr(guest, MSR, BigInt(0xa000 + pages))]).toEqual(
+      [...[1, 0]],
+    );
+    expect([0x8fff, 0x9000, 0x9fff, 0xa000].map((at) => guest.memory[at])).toEqual([0, byte, byte, 0]);
+  });
 });
