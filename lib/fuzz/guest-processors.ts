@@ -13,7 +13,7 @@
  * Left out: timers (LAPIC, PIT), because when they fire is a matter of speed, and a processor that starts itself, because it
  * does so for ever. SIPI_RECEIVED as an MP state: with no startup IPI before it leads to where no code is.
  */
-import { KvmIrqfd, KvmMsi } from "../abi/kvm.ts";
+import { KVM_IRQ_ROUTING_MSI, KvmIrqfd, KvmIrqRoutingEntry, KvmMsi } from "../abi/kvm.ts";
 import { KvmSregs } from "../abi/kvm-x86.ts";
 import type { StructType } from "../abi/struct.ts";
 import type { Access } from "../hardware/guest-script.ts";
@@ -440,6 +440,27 @@ function irqfds(random: Random): Operation[] {
   return operations;
 }
 
+/** Messages, most of them level-triggered, on the pins of an IOAPIC in user space. */
+function routes(plan: Plan): Operation {
+  const { random } = plan;
+  const count = random.between(1, 4);
+  let bytes = hexValue(count, 4) + hexValue(0, 4);
+  for (let gsi = 0; gsi < count; gsi++)
+    bytes += struct(KvmIrqRoutingEntry, { gsi, type: KVM_IRQ_ROUTING_MSI, u: { msi: message(plan) } });
+  return { op: "ioctl", on: vm, request: "KVM_SET_GSI_ROUTING", bytes };
+}
+
+/** Address and data of a message to some processor. */
+function message(plan: Plan): { address_lo: number; data: number } {
+  const { random } = plan;
+  const logical = random.chance(40);
+  const id = destination(plan, logical, false) & 0xff;
+  return {
+    address_lo: (0xfee0_0000 | (id << 12) | (logical ? 4 : 0) | (random.chance(15) ? 8 : 0)) >>> 0,
+    data: random.pick(vectors) | random.pick([0x8000, 0xc000, 0xc000, 0, 0x100, 0x8100]),
+  };
+}
+
 const capability = (cap: number, first: number): Operation => ({
   op: "ioctl",
   on: vm,
@@ -453,7 +474,7 @@ function injection(plan: Plan): Operation {
   const { random, processors, controllers } = plan;
   const { index } = random.pick(processors);
   const on = { kind: "vcpu", index } as const;
-  switch (random.below(controllers === "kernel" ? 10 : 6)) {
+  switch (random.below(10)) {
     case 0:
       return { op: "ioctl", on, request: "KVM_NMI", value: "0x0" };
     case 1:
@@ -480,13 +501,16 @@ function injection(plan: Plan): Operation {
     }
     case 6:
     case 7:
+      if (controllers === "split" && random.chance(30)) return routes(plan);
       return { op: "write", on: { kind: "eventfd", index: random.below(3) }, bytes: hexValue(1, 8) };
     default:
       return {
         op: "ioctl",
         on: vm,
         request: random.pick(["KVM_IRQ_LINE", "KVM_IRQ_LINE_STATUS"]),
-        bytes: hexValue(random.pick(lines), 4) + hexValue(random.below(2), 4),
+        bytes:
+          hexValue(controllers === "split" ? random.below(5) : random.pick(lines), 4) +
+          hexValue(random.below(2), 4),
       };
   }
 }
@@ -507,7 +531,7 @@ const partsOf = (random: Random, controllers: "kernel" | "split"): Part[] =>
 /** A program of processors that interrupt each other. */
 export function processorProgram(random: Random): Program {
   const mode = random.pick<Mode>(["prot32", "prot32", "prot32", "long", "long", "real"]);
-  const controllers = random.chance(85) ? "kernel" : "split";
+  const controllers = random.chance(75) ? "kernel" : "split";
   const count = random.pick([2, 2, 3]);
   const ids = random.pick([
     [0, 1, 2],
@@ -554,6 +578,7 @@ export function processorProgram(random: Random): Program {
     if (x2apic || random.chance(60)) operations.push({ op: "cpuid", on: { kind: "vcpu", index }, edits: [] });
   for (let i = 0; i < 4; i++) operations.push({ op: "eventfd2", initval: 0, flags: 0x80800 });
   if (controllers === "kernel") operations.push(...irqfds(random));
+  else operations.push(routes(plan));
   operations.push(...tables(mode, random));
   if (mode !== "real") operations.push(handlers(HANDLERS, bitsOf(mode), ends));
   if (real) operations.push(realVectors(), handlers(REAL_HANDLERS, 16, realEnds));

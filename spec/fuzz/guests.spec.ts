@@ -30,7 +30,7 @@ function exits(program: Program): string[] {
 }
 
 describe("programs of guests", () => {
-  test.each(guestKinds)("%s are data: text and back, and the same exits", (kind) => {
+  test.each(guestKinds)("%s are data: text and back, and the same exits", { timeout: 60_000 }, (kind) => {
     const arbitrary = guestPrograms([kind]);
     for (let index = 0; index < 6; index++) {
       const program = programAt(arbitrary, 21, index);
@@ -88,7 +88,7 @@ describe("the comparison is not blind", () => {
     expect(result.programs).toBe(30);
   });
 
-  test("a guest that runs on and on ends its program, and is the same on both", () => {
+  test("a guest that runs on and on ends its program, and is the same on both", { timeout: 60_000 }, () => {
     const program: Program = programAt(guestPrograms(["accesses"]), 26, 0).map((operation) =>
       operation.op === "code" ? { ...operation, instructions: ["ebfe"] } : operation,
     );
