@@ -6,7 +6,7 @@
  *   coalesced zones, interrupt controllers;
  * - `interrupts`: a guest that programs its interrupt controllers and handles interrupts, and a VMM that sends them
  *   between the KVM_RUNs in every way there is;
- * - `processors`: two or three processors that start and interrupt each other (guest-processors.ts); asked for by name, too;
+ * - `processors`: two or three processors that start and interrupt each other (guest-processors.ts);
  * - `bytes`: bytes by chance as machine code. It is no part of a campaign unless it is asked for: what is outside of the
  *   documented subset comes up in it.
  */
@@ -48,7 +48,7 @@ import { hexValue } from "./values.ts";
 
 export const guestKinds = ["code", "accesses", "interrupts", "processors", "bytes"] as const;
 /** The kinds of a campaign that names none. */
-export const usualGuests = ["code", "accesses", "interrupts"] as const;
+export const usualGuests = ["code", "accesses", "interrupts", "processors"] as const;
 export type GuestKind = (typeof guestKinds)[number];
 
 type Controllers = "kernel" | "split" | "none";
