@@ -90,15 +90,18 @@ export class Instructions {
   readonly #bits: 16 | 32 | 64;
   /** whether interrupt controllers are in the kernel: then their addresses are used, too */
   readonly #chips: boolean;
+  readonly #plain: boolean;
   // the instruction at hand
   #wide66 = false;
   #rex = 0;
 
-  constructor(random: Random, mode: Mode, chips: boolean) {
+  /** `plain`: its memory operands lie in data, whatever it is about */
+  constructor(random: Random, mode: Mode, chips: boolean, plain = false) {
     this.#random = random;
     this.#mode = mode;
     this.#bits = bitsOf(mode);
     this.#chips = chips;
+    this.#plain = plain;
   }
 
   /** A piece of code about something, in hex. */
@@ -257,7 +260,8 @@ export class Instructions {
         return with_([random.pick([0x84, 0x85, 0x86, 0x87])], this.#anyReg());
       case 8:
       case 9: {
-        const opcode = random.pick([0xc0, 0xc1, 0xd0, 0xd1, 0xd2, 0xd3]);
+        // what a rotation by an immediate leaves in OF is the processor's own
+        const opcode = random.pick(this.#plain ? [0xd0, 0xd1] : [0xc0, 0xc1, 0xd0, 0xd1, 0xd2, 0xd3]);
         return with_([opcode], random.below(8), ...(opcode < 0xd0 ? [this.#byte()] : []));
       }
       case 10:
@@ -275,6 +279,7 @@ export class Instructions {
       case 15:
         return with_([0x0f, random.pick([0xbc, 0xbd])], this.#anyReg());
       case 16: {
+        if (this.#plain) return with_([0x0f, 0xaf], this.#anyReg());
         const opcode = random.pick([0xa4, 0xa5, 0xac, 0xad]);
         return with_([0x0f, opcode], this.#anyReg(), ...((opcode & 1) === 0 ? [this.#byte()] : []));
       }
@@ -354,6 +359,7 @@ export class Instructions {
   /** An address where something ends or a device may be. */
   #edgeAddress(): number {
     const random = this.#random;
+    if (this.#plain) return this.#dataAddress();
     if (this.#mode === "real" || this.#mode === "prot16")
       return random.pick([
         0x8000 - random.below(9),
@@ -472,10 +478,12 @@ export class Instructions {
   #strings(): number[] {
     const random = this.#random;
     const code: number[] = [];
-    if (random.chance(70)) code.push(...this.#load(CX, random.pick([0, 1, 2, 3, 5, random.between(1, 40)])));
-    if (random.chance(50))
+    const all = this.#plain;
+    if (all || random.chance(70))
+      code.push(...this.#load(CX, random.pick([0, 1, 2, 3, 5, random.between(1, 40)])));
+    if (all || random.chance(50))
       code.push(...this.#load(SI, random.chance(70) ? this.#dataAddress() : this.#shortEdge()));
-    if (random.chance(60))
+    if (all || random.chance(60))
       code.push(...this.#load(DI, random.chance(70) ? this.#dataAddress() : this.#shortEdge()));
     if (random.chance(15)) code.push(random.pick([0xfc, 0xfd]));
     const far = this.#mode === "unreal" && random.chance(50) ? [0x67] : [];
@@ -535,7 +543,9 @@ export class Instructions {
 
   #flow(): number[] {
     const random = this.#random;
-    const body = this.#piece(random.pick(["arithmetic", "memory", "stack"]));
+    const body = this.#piece(
+      random.pick(this.#plain ? ["arithmetic", "memory"] : ["arithmetic", "memory", "stack"]),
+    );
     const condition = random.below(16);
     const word = this.#bits === 16 ? 2 : 4;
     switch (random.below(9)) {

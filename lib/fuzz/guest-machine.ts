@@ -52,6 +52,11 @@ export const DATA32 = 0x10;
 export const CODE64 = 0x18;
 export const CODE16 = 0x20;
 export const DATA16 = 0x28;
+export const TSS_SELECTOR = 0x30;
+/** of CPL 3 */
+export const USER_CODE32 = 0x43;
+export const USER_DATA = 0x4b;
+export const USER_CODE64 = 0x53;
 /** the selectors of the GDT are 8 · their place; 0x30 is a TSS, 0x38 nothing, then code and data of CPL 3 */
 const descriptors = [
   0n,
@@ -114,14 +119,16 @@ function vectors(mode: Mode): Operation[] {
 }
 
 /** What a page of ODD_PAGES may be: absent, read-only, of the supervisor, accessed and dirty already. */
-const oddEntries = [0, 1, 3, 5, 7, 0x67, 0x65];
+const oddEntries: readonly number[] = [0, 1, 3, 5, 7, 0x67, 0x65];
+/** the same, but that no read finds a page that only a write is refused and leaves it accessed */
+export const oddForWriters: readonly number[] = [0, 1, 3, 7, 0x67, 0x65];
 
-function pageTables(mode: Mode, random: Random): Operation[] {
+function pageTables(mode: Mode, random: Random, entries: readonly number[]): Operation[] {
   const width = mode === "paged32" ? 4 : 8;
   let pages = "";
   for (let page = 0; page < MAPPED_PAGES; page++) {
     const odd = page * PAGE >= ODD_PAGES && page * PAGE < ODD_PAGES + ODD_PAGE_COUNT * PAGE;
-    pages += hexValue(page * PAGE + (odd ? random.pick(oddEntries) : ENTRY), width);
+    pages += hexValue(page * PAGE + (odd ? random.pick(entries) : ENTRY), width);
   }
   const deepest = TABLES + 4 * PAGE;
   const devices = [DEVICE, IOAPIC, LAPIC];
@@ -150,10 +157,10 @@ function pageTables(mode: Mode, random: Random): Operation[] {
 }
 
 /** Everything in memory but code, handlers and data. */
-export const tables = (mode: Mode, random: Random): Operation[] => [
+export const tables = (mode: Mode, random: Random, entries = oddEntries): Operation[] => [
   ...(mode === "real" || mode === "unreal" ? [] : [poke(GDT, descriptors.map(quad).join(""))]),
   ...vectors(mode),
-  ...(mode === "paged32" || mode === "pae32" || mode === "long" ? pageTables(mode, random) : []),
+  ...(mode === "paged32" || mode === "pae32" || mode === "long" ? pageTables(mode, random, entries) : []),
 ];
 
 // --- registers ------------------------------------------------------------------------------------------------------
@@ -232,6 +239,46 @@ export function enterMode(mode: Mode, index: number, bases: Bases): Operation {
     size: KvmSregs.size,
     head: "",
     edits,
+  };
+}
+
+/** How a guest has several rings: where it begins, and how far its task state reaches. */
+export interface Rings {
+  /** the code segment of CPL 3 that it begins in; 0 leaves it on CPL 0 */
+  code: number;
+  /** up to where ports are allowed or not: 0x67 ends before the map of ports */
+  tssLimit: number;
+}
+
+/** The task register, system calls, and segments of CPL 3. */
+export function enterRings(index: number, { code, tssLimit }: Rings): Operation {
+  const selector = (at: number, value: number): Edit => ({
+    at: SEGMENT * at + 12,
+    bytes: hexValue(value, 2),
+  });
+  const level: Edit[] = [];
+  if (code !== 0) {
+    for (let i = 0; i < 6; i++) {
+      level.push(selector(i, i === 0 ? code : USER_DATA));
+      level.push({ at: SEGMENT * i + 16, bytes: "03" });
+    }
+    const long = code === USER_CODE64;
+    level.push({ at: 17, bytes: long ? "00" : "01" }, { at: 19, bytes: long ? "01" : "00" });
+  }
+  return {
+    op: "modify",
+    on: { kind: "vcpu", index },
+    get: "KVM_GET_SREGS",
+    set: "KVM_SET_SREGS",
+    size: KvmSregs.size,
+    head: "",
+    edits: [
+      ...level,
+      {
+        at: SEGMENT * 6,
+        bytes: `${quad(TSS)}${hexValue(tssLimit, 4)}${hexValue(TSS_SELECTOR, 2)}0b010000000000000000`,
+      },
+    ],
   };
 }
 

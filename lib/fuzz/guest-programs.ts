@@ -7,6 +7,7 @@
  * - `interrupts`: a guest that programs its interrupt controllers and handles interrupts, and a VMM that sends them
  *   between the KVM_RUNs in every way there is;
  * - `processors`: two or three processors that start and interrupt each other (guest-processors.ts);
+ * - `rings`: a guest of two rings (guest-rings.ts);
  * - `bytes`: bytes by chance as machine code. It is no part of a campaign unless it is asked for: what is outside of the
  *   documented subset comes up in it.
  */
@@ -39,6 +40,7 @@ import {
   vm,
 } from "./guest-machine.ts";
 import { processorProgram } from "./guest-processors.ts";
+import { ringProgram } from "./guest-rings.ts";
 import { GUEST_RAM, GUEST_ROM } from "./guest-run.ts";
 import { opensKvm } from "./interpreter.ts";
 import type { Operation, Part, Program } from "./program.ts";
@@ -46,9 +48,9 @@ import { onVm, pit, splitIrqchip } from "./programs.ts";
 import { Random } from "./random.ts";
 import { hexValue } from "./values.ts";
 
-export const guestKinds = ["code", "accesses", "interrupts", "processors", "bytes"] as const;
+export const guestKinds = ["code", "accesses", "interrupts", "processors", "rings", "bytes"] as const;
 /** The kinds of a campaign that names none. */
-export const usualGuests = ["code", "accesses", "interrupts", "processors"] as const;
+export const usualGuests = ["code", "accesses", "interrupts", "processors", "rings"] as const;
 export type GuestKind = (typeof guestKinds)[number];
 
 type Controllers = "kernel" | "split" | "none";
@@ -74,6 +76,8 @@ export function guestProgram(random: Random, kinds: readonly GuestKind[]): Progr
       return accessProgram(random);
     case "interrupts":
       return interruptProgram(random);
+    case "rings":
+      return ringProgram(random);
     case "processors":
       return processorProgram(random);
   }
