@@ -2,7 +2,7 @@
  * Debug registers and debugging from outside: KVM_GET/SET_DEBUGREGS, KVM_SET_GUEST_DEBUG (arch/x86/kvm/x86.c, 6.1 and
  * 6.18). `struct kvm_debugregs`, 128 bytes: db[4] u64, dr6 @32, dr7 @40, flags @48, reserved. `struct kvm_guest_debug`,
  * 72 bytes: control u32, pad u32, debugreg[8] u64.
- * What comes of them while the guest runs: run.ts, breakpoints.ts.
+ * What comes of them while the guest runs: run-debug.ts, breakpoints.ts.
  */
 import { EBUSY, EFAULT, EINVAL } from "../../abi/errno.ts";
 import { KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP } from "../../abi/kvm.ts";
