@@ -9,8 +9,6 @@
  *
  * The map holds the LAPICs that were on the bus when an id or mode last changed. A vCPU just created changes its id
  * before it is on the bus: until the next change anywhere it is reached by broadcasts only (recorded on 6.18).
- *
- * Missing: the hypercall for many IPIs at once (kvm_pv_send_ipi).
  */
 import {
   DEST_PHYSICAL,
@@ -128,6 +126,21 @@ export class ApicBus {
     for (; mask !== 0; mask &= mask - 1) {
       const lapic = this.table[this.base + 31 - Math.clz32(mask & -mask)];
       if (lapic !== undefined) taken += accept(lapic, message, message.deliveryMode, destMap);
+    }
+    return taken;
+  }
+
+  /**
+   * Delivers a message to physical ids, bit n of `ids` for id `from` + n: how many took it. By the map alone; −1 where ids are
+   * shared, and there is none (__pv_send_ipi).
+   */
+  deliverToIds(message: InterruptMessage, ids: bigint, from: number): number {
+    if (this.system.mapStale) this.buildMap();
+    if (!this.mapValid) return NOBODY;
+    let taken = 0;
+    for (let rest = ids, id = from; rest !== 0n && id < this.idLimit; rest >>= 1n, id++) {
+      const lapic = (rest & 1n) === 0n ? undefined : this.physical[id];
+      if (lapic !== undefined) taken += accept(lapic, message, message.deliveryMode, null);
     }
     return taken;
   }

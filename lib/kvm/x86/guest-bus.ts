@@ -27,13 +27,14 @@ import { PIT_NOTHING } from "../../hardware/pit.ts";
 import { type Bus, MSR_EXIT, MSR_FAULT } from "../../hardware/x86/bus.ts";
 import type { Cpu } from "../../hardware/x86/cpu.ts";
 import { EXIT_BAD_ADDRESS, EXIT_MEMORY_FAULT } from "../../hardware/x86/memory.ts";
-import { CR0, CR0_PG, CR8, EFER_NX, RAX, RBX, RCX, RDX } from "../../hardware/x86/state.ts";
+import { CR0, CR0_PG, CR8, EFER_NX, RAX, RBX, RCX, RDX, RSI } from "../../hardware/x86/state.ts";
 import type { SlotMemfd } from "../guest-memfd.ts";
 import type { MemorySlot } from "../memory-slots.ts";
 import { sendIoapicEoi } from "./guest-interrupts.ts";
 import { refusalOf, refusedToGuest } from "./guest-msrs.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
 import { answerHypervCall, type HypervCall, hypervCall } from "./hyperv-hypercalls.ts";
+import { processorHypercall } from "./processor-hypercalls.ts";
 import { EFER_LMA, EFER_LME } from "./registers.ts";
 import { tellHypercallResult, tellTprAccess } from "./run-page.ts";
 import type { X86Vcpu } from "./vcpu.ts";
@@ -416,7 +417,7 @@ export class GuestBus implements Bus {
     return (this.#vcpu.vm.settings.disabledQuirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN) === 0;
   }
 
-  /** arch/x86/kvm/x86.c:kvm_emulate_hypercall (6.1). Missing: those that kick, yield to, or send IPIs to other vCPUs. */
+  /** arch/x86/kvm/x86.c:kvm_emulate_hypercall (6.1). Missing: KVM_HC_CLOCK_PAIRING. */
   hypercall(): bigint | undefined {
     const { hyperv, vm: arch } = this.#vcpu;
     if (hyperv.takesHypercall(this.cpu.r64[RAX])) return this.#hypervCall();
@@ -453,10 +454,13 @@ export class GuestBus implements Bus {
     const { cpu } = this;
     if (cpu.cpl !== 0) return HYPERCALL_FORBIDDEN;
     const { r64 } = cpu.state;
-    const [number, start, pages] = [RAX, RBX, RCX].map((register) =>
+    const [number, ...args] = [RAX, RBX, RCX, RDX, RSI].map((register) =>
       cpu.long ? r64[register] : BigInt.asUintN(32, r64[register]),
     );
+    const [start, pages] = args;
     if (number === KVM_HC_VAPIC_POLL_IRQ) return 0n;
+    const answered = processorHypercall(this.#vcpu, number, args, cpu.long);
+    if (answered !== undefined) return answered;
     const exits = BigInt(this.#vcpu.vm.settings.exitHypercalls);
     if (number !== KVM_HC_MAP_GPA_RANGE || (exits & (1n << number)) === 0n) return HYPERCALL_UNKNOWN;
     // whole pages, at least one, and no end beyond the last

@@ -2,16 +2,28 @@
 import { describe, expect, test } from "vitest";
 import { EAGAIN, EINTR } from "../../../lib/abi/errno.ts";
 import {
+  KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
   KVM_CREATE_IRQCHIP,
   KVM_CREATE_VCPU,
+  KVM_ENABLE_CAP,
   KVM_EXIT_INTR,
   KVM_EXIT_IO,
   KVM_MP_STATE_RUNNABLE,
   KVM_RUN,
   KVM_SET_MP_STATE,
+  KvmEnableCap,
 } from "../../../lib/abi/kvm.ts";
-import { KVM_GET_SREGS, KVM_SET_REGS, KVM_SET_SREGS, KvmRegs, KvmSregs } from "../../../lib/abi/kvm-x86.ts";
+import { KVM_HC_KICK_CPU, KVM_HC_SCHED_YIELD, KVM_HC_SEND_IPI } from "../../../lib/abi/kvm-para.ts";
+import {
+  KVM_GET_REGS,
+  KVM_GET_SREGS,
+  KVM_SET_REGS,
+  KVM_SET_SREGS,
+  KvmRegs,
+  KvmSregs,
+} from "../../../lib/abi/kvm-x86.ts";
 import { load32, store32 } from "../../../lib/abi/struct.ts";
+import type { Process } from "../../../lib/kernel/process.ts";
 import { defaultProfile } from "../../../lib/machine/default-profile.ts";
 import { Machine, type MachineOptions } from "../../../lib/machine/machine.ts";
 import { enableLapic, Guest, handlerAt, moveDword } from "./guest.ts";
@@ -152,6 +164,80 @@ describe("a kick", () => {
     process.kick(guest.vcpu);
     expect([process.ioctl(guest.vcpu, KVM_RUN, 0), guest.exitReason]).toEqual([-EINTR, KVM_EXIT_INTR]);
     expect([process.ioctl(guest.vcpu, KVM_RUN, 0), guest.exitReason]).toEqual([0, KVM_EXIT_IO]);
+  });
+});
+
+describe("a hypercall", () => {
+  /** mov eax, number; mov ebx, ecx, edx, esi; VMMCALL; out */
+  const call = (number: number, rbx = 0, rcx = 0, rdx = 0, rsi = 0) => {
+    const bytes = [
+      [0xb8, number],
+      [0xbb, rbx],
+      [0xb9, rcx],
+      [0xba, rdx],
+      [0xbe, rsi],
+    ].flatMap(([opcode, value]) => {
+      const operand = new Uint8Array(4);
+      store32(operand, 0, value);
+      return [opcode, ...operand];
+    });
+    return [...bytes, 0x0f, 0x01, 0xd9, ...out(0x80)];
+  };
+  const result = (process: Process, vcpu: number) => {
+    const regs = new Uint8Array(KvmRegs.size);
+    process.ioctl(vcpu, KVM_GET_REGS, regs);
+    return load32(regs, 0) | 0;
+  };
+
+  test("KVM_HC_KICK_CPU takes a vCPU out of its halt, interrupts off: without an interrupt", async () => {
+    const { process, guest, second, secondCode, count } = pair();
+    secondCode(...enableLapic, CLI, HLT, ...out(0x81));
+    guest.code(...call(KVM_HC_KICK_CPU, 0, 1));
+    const sleeps = process.run(second);
+    await settled(sleeps);
+    expect([await process.run(guest.vcpu), result(process, guest.vcpu)]).toEqual([0, 0]);
+    expect([await sleeps, count()]).toEqual([0, 0]);
+  });
+
+  test.each([
+    ["the other", 0b10, 0, 0, 1, 1],
+    ["both", 0b11, 0, 0, 2, 1],
+    ["the other, counted from its id", 0b1, 0, 1, 1, 1],
+    ["nobody is there", 0b1100, 0, 0, 0, 0],
+    ["beyond the last id", 1, 1, 0x4000_0000, 0, 0],
+  ])("KVM_HC_SEND_IPI to a set: %s", async (_name, low, high, from, taken, other) => {
+    const { process, guest, second, secondCode, count } = pair();
+    secondCode(...enableLapic, STI, HLT, ...out(0x81));
+    guest.code(...enableLapic, ...call(KVM_HC_SEND_IPI, low, high, from, 0x4000 | VECTOR));
+    const sleeps = process.run(second);
+    await settled(sleeps);
+    expect([await process.run(guest.vcpu), result(process, guest.vcpu)]).toEqual([0, taken]);
+    expect([await settled(sleeps), count()]).toEqual([other === 1, other]);
+    process.kick(second);
+    await sleeps;
+  });
+
+  test("KVM_HC_SEND_IPI knows no logical destination and no shorthand", async () => {
+    for (const icr of [0x800, 0x4_0000, 0x8_0000, 0xc_0000]) {
+      const { process, guest } = pair();
+      guest.code(...enableLapic, ...call(KVM_HC_SEND_IPI, 2, 0, 0, icr | VECTOR));
+      expect([await process.run(guest.vcpu), result(process, guest.vcpu)]).toEqual([0, -22]);
+    }
+  });
+
+  test("one that CPUID does not offer is unknown where CPUID is enforced", async () => {
+    for (const number of [KVM_HC_KICK_CPU, KVM_HC_SEND_IPI, KVM_HC_SCHED_YIELD])
+      for (const enforced of [false, true]) {
+        const { process, guest } = pair();
+        const enable = KvmEnableCap.encode({
+          cap: KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
+          args: [enforced ? 1n : 0n, 0n, 0n, 0n],
+        });
+        expect(process.ioctl(guest.vcpu, KVM_ENABLE_CAP, enable)).toBe(0);
+        guest.code(...call(number));
+        await process.run(guest.vcpu);
+        expect([number, result(process, guest.vcpu)]).toEqual([number, enforced ? -1000 : 0]);
+      }
   });
 });
 
