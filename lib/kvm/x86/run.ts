@@ -35,6 +35,7 @@ import { load32, store32, store64 } from "../../abi/struct.ts";
 import type { Bus } from "../../hardware/x86/bus.ts";
 import { Cpu, type CpuOptions } from "../../hardware/x86/cpu.ts";
 import { EXCEPTION, RUNNING, SHUTDOWN, UNHANDLED, VECTORING, WAITING } from "../../hardware/x86/memory.ts";
+import { ScriptCpu } from "../../hardware/x86/script-cpu.ts";
 import { CpuState, DR7, IF, RFLAGS, SHADOW_MOV_SS, TF } from "../../hardware/x86/state.ts";
 import { ASLEEP, BUSY } from "../../kernel/long-call.ts";
 import { GuestBus } from "./guest-bus.ts";
@@ -318,9 +319,12 @@ export class Runner {
     return result < 0 ? GO_ON : result;
   }
 
-  /** Where KVM pages in the processor's place, a VM that never had memory has no room for it (kvm_mmu_load; live 6.18). */
+  /**
+   * Where KVM pages in the processor's place, a VM that never had memory has no room for it (kvm_mmu_load; live 6.18).
+   * Scripts, whose addresses are physical, need none.
+   */
   get #withoutPageTables(): boolean {
-    return this.#emulated && !this.#vcpu.vm.hasMmuPages;
+    return this.#emulated && !this.#vcpu.vm.hasMmuPages && !(this.cpu instanceof ScriptCpu);
   }
 
   /** The vCPU's ring of dirty pages has to be collected first. */
