@@ -364,6 +364,28 @@ describe("XMM registers", () => {
   });
 
   rule(
+    "an MMX store marks the registers as used, where it faults KVM's emulator alone",
+    (guestIn, kernel) => {
+      const guest = guestIn("long");
+      enable(guest);
+      // movq [rbx], mm0
+      guest.code(0x0f, 0x7f, 0x03, HLT);
+      const used = () => guest.get(KVM_GET_FPU.number, KvmFpu.size)[KvmFpu.offsetOf.ftwx];
+      const seen = [used()];
+      for (const [rbx, expected] of [
+        [0x2000_0000_0000n, PF],
+        [0x2000, "done"],
+      ] as const) {
+        guest.registers({ rbx });
+        expect(outcome(guest)).toBe(expected);
+        seen.push(used());
+      }
+      // pvm of the fake does not know it yet
+      expect(seen).toEqual([0, kernel === "the real kernel" ? 0xff : 0, 0xff]);
+    },
+  );
+
+  rule(
     "MOVAPS and MOVDQA ask for 16 bytes in a row, loads and stores; MOVUPS and MOVDQU do not",
     (guestIn) => {
       for (const [bytes, aligned] of [
