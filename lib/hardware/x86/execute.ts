@@ -6,9 +6,9 @@
 import { AND, CMP, maskOf, signed } from "./alu.ts";
 import type { Cpu } from "./cpu.ts";
 import { executeTwoByte } from "./execute-0f.ts";
+import { iopl, popFlags, pushFlags } from "./flags.ts";
 import { BP, BR, DB, DE, EXCEPTION, GP, NO_CODE, OFLOW, RUNNING } from "./memory.ts";
 import {
-  AC,
   AF,
   CF,
   CS,
@@ -16,10 +16,7 @@ import {
   DS,
   ES,
   FLAG_FIXED,
-  ID,
   IF,
-  IOPL,
-  NT,
   OF,
   PF,
   RAX,
@@ -27,17 +24,12 @@ import {
   RBX,
   RCX,
   RDX,
-  RF,
   RSI,
   RSP,
   SF,
   SHADOW_MOV_SS,
   SHADOW_STI,
   SS,
-  TF,
-  VIF,
-  VIP,
-  VM,
   ZF,
 } from "./state.ts";
 import { cmps, ins, lods, movs, outs, portIn, portOut, scas, stos } from "./strings.ts";
@@ -56,9 +48,6 @@ import { floatingPoint } from "./vector.ts";
 
 /** Where the processor runs the guest for pvm it shows the selectors of a Linux program: ES, CS, SS, DS, FS, GS (live 6.18). */
 const HOST_SELECTORS: readonly number[] = [0, 0x33, 0x2b, 0, 0, 0];
-
-/** What POPF and IRET may change. */
-export const POPF_FLAGS = CF | PF | AF | ZF | SF | TF | IF | DF | OF | IOPL | NT | RF | AC | ID;
 
 /** Whether a condition of Jcc, SETcc, CMOVcc holds, by its number. */
 export function condition(flags: number, number: number): boolean {
@@ -469,8 +458,6 @@ function notInLong(cpu: Cpu): boolean {
   else if (cpu.long) cpu.undefinedOpcode();
   return !cpu.stopped;
 }
-
-const iopl = (flags: number): number => (flags >> 12) & 3;
 
 /** CLI and STI */
 const ioAllowed = (cpu: Cpu): boolean => cpu.cpl <= iopl(cpu.flags);
@@ -892,31 +879,6 @@ function popToRm(cpu: Cpu): void {
   cpu.r64[RSP] = after;
   if (size === 8) cpu.setRm64(value);
   else cpu.setRm(size, Number(value));
-}
-
-function pushFlags(cpu: Cpu): void {
-  cpu.endFetch();
-  // the processor's own IF, which is always set while it runs a guest for pvm
-  cpu.push(cpu.stackSize, (cpu.flags & ~(RF | VM)) | (cpu.direct ? IF : 0));
-}
-
-/** What a program of this privilege may change of its flags. */
-export function writableFlags(cpu: Cpu): number {
-  let mask = POPF_FLAGS;
-  if (cpu.protectedMode) {
-    if (cpu.cpl > 0) mask &= ~IOPL;
-    if (cpu.cpl > iopl(cpu.flags)) mask &= ~IF;
-  }
-  return mask;
-}
-
-function popFlags(cpu: Cpu): void {
-  cpu.endFetch();
-  const size = cpu.stackSize;
-  const value = size === 8 ? Number(cpu.pop64() & 0xffff_ffffn) : cpu.pop(size);
-  let mask = writableFlags(cpu) & ~RF;
-  if (size === 2) mask &= 0xffff;
-  cpu.flags = (cpu.flags & ~mask & ~(RF | (size === 2 ? 0 : VIF | VIP))) | (value & mask) | FLAG_FIXED;
 }
 
 /**

@@ -5,7 +5,8 @@
  * Missing: call gates, task gates and task switches, virtual-8086 mode; they stop with UNHANDLED.
  */
 import type { Cpu } from "./cpu.ts";
-import { canonical, POPF_FLAGS, writableFlags } from "./execute.ts";
+import { canonical } from "./execute.ts";
+import { POPF_FLAGS, writableFlags } from "./flags.ts";
 import {
   BP,
   DF_FAULT,
@@ -496,7 +497,7 @@ function interruptForEver(cpu: Cpu): void {
   if (cpu.stopped) return;
   cpu.r64[RSP] = pointer;
   cpu.flags &= ~(IF | TF | AC);
-  cpu.again = true;
+  cpu.rip = cpu.start;
 }
 
 /**
@@ -851,8 +852,8 @@ function returnByPvm(cpu: Cpu): void {
   const rpl = selector & 3;
   const error = selector & 0xfffc;
   const isNull = (selectorOfStack & 0xfffc) === 0;
-  if (error !== 0 && selectorOfStack === 3) return cpu.fault(GP, 0);
   if (!isInTable(cpu, selector) || rpl < cpu.cpl) return cpu.fault(GP, error);
+  if (selectorOfStack === 3) return cpu.fault(GP, 0);
   if (!readDescriptor(cpu, selector, GP)) return;
   if (!isPresent(descriptorHi)) return cpu.fault(NP, error);
   if (dplOf(descriptorHi) !== rpl) return cpu.fault(GP, error);
