@@ -63,6 +63,27 @@ describe("protected mode", () => {
     expect([cpu.memory.vector, cpu.memory.errorCode]).toEqual([13, 0x20 * 8 + 3]);
   });
 
+  test.each([
+    ["external", 0x11],
+    ["software", 0x10],
+  ] as const)(
+    "a frame that does not fit an inner stack is #SS with its selector, and SS stays (%s)",
+    (source, code) => {
+      const { cpu, memory, state } = processor({ cpl: 3 });
+      gate(memory, 0x80, 8, HANDLER, false, 3);
+      store64(memory, 0x810, 0x0040_9300_0000_0fffn);
+      store32(memory, TSS + 4, 0x9000);
+      store32(memory, TSS + 8, 0x10);
+      const before = { ...state.segments[SS] };
+      if (source === "software") {
+        memory.set([0xcd, 0x80], 0x1000);
+        expect(cpu.step()).toBe(EXCEPTION);
+      } else expect(cpu.deliver(0x80, source, -1)).toBe(EXCEPTION);
+      expect([cpu.memory.vector, cpu.memory.errorCode, state.r64[RSP]]).toEqual([12, code, 0x8000n]);
+      expect(state.segments[SS]).toEqual(before);
+    },
+  );
+
   test("an exception pushes its error code", () => {
     const { cpu, memory, state } = processor();
     gate(memory, 13, 8, HANDLER, false);
