@@ -1,7 +1,8 @@
 /**
  * The four page directory pointers of paging with PAE outside long mode: the processor keeps them, and they are read from
  * guest memory where CR3 points (arch/x86/kvm/x86.c:load_pdptrs, 6.1). A table that cannot be read, or an entry with
- * reserved bits, leaves those from before.
+ * reserved bits, leaves those from before. What a guest loads into CR3 by itself is not seen by KVM where the processor pages
+ * (svm, 7.2). Missing: a second time that a guest turns paging on, which reads them anew.
  */
 import { load64 } from "../../abi/struct.ts";
 import type { X86Vcpu } from "./vcpu.ts";

@@ -399,6 +399,8 @@ const getSregs2 = answering(KvmSregs2.size, (file: VcpuFile, bytes, at) => {
   bytes.fill(0, at + COMMON, at + KvmSregs2.size);
   if (!registers.isPae) return;
   store32(bytes, at + COMMON, KVM_SREGS2_FLAGS_PDPTRS_VALID);
+  // a guest that turned its paging on had them read; one that writes CR3 later has not (7.2)
+  if (registers.pdptrs === undefined) loadPdptrs(of(file));
   if (registers.pdptrs !== undefined) bytes.set(registers.pdptrs, at + PDPTRS);
 });
 
