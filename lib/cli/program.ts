@@ -123,7 +123,7 @@ export function run(args: readonly string[], output: Output, later = false): num
     .option("--without <name...>", "all groups but these", list)
     .option(
       "--guests [kind...]",
-      "programs that run guests: code, accesses, interrupts, processors; bytes (any bytes as code) only if it is named",
+      "programs that run guests: code, accesses, interrupts, processors, rings; bytes (any bytes as code) only if it is named",
       list,
     )
     .option("--controllers <where>", "interrupt controllers in the kernel, split, or none")
