@@ -19,6 +19,7 @@
 import { Alu } from "./alu.ts";
 import type { Bus } from "./bus.ts";
 import { execute } from "./execute.ts";
+import { lockable } from "./lock.ts";
 import {
   AC_FAULT,
   BP,
@@ -167,6 +168,10 @@ export class Cpu {
   /** user space has just filled the buffer; what an instruction leaves in it is forgotten by the next one */
   portAnswered = false;
 
+  /** Linux's emulator finishes a repeated instruction in the processor's place */
+  keepsFlags = false;
+  /** of the last INT n */
+  vector = 0;
   /** where the event came from that stopped as VECTORING */
   source: Source = "external";
   /** what user space answered to an MSR access or a hypercall, for the instruction that waits */
@@ -327,7 +332,7 @@ export class Cpu {
   /** A round of a repeated instruction is over: what comes after does not undo it. */
   endRound(): void {
     // Linux's emulator keeps the flags to itself until the instruction is over
-    if (!this.emulated) this.#savedFlags = this.r32[2 * RFLAGS] | RF;
+    if (!this.emulated && !this.keepsFlags) this.#savedFlags = this.r32[2 * RFLAGS] | RF;
     this.memory.forget();
     this.memory.logAt = 0;
     this.memory.begin();
@@ -449,50 +454,13 @@ export class Cpu {
   endFetch(): void {
     const length = this.#codeBefore + this.#codeAt - this.#codeStart;
     if (length > 15) this.memory.raise(GP, 0);
-    if (this.lock && !this.#lockable()) this.undefinedOpcode();
+    if (this.lock && !lockable(this.opcode, this.mod, this.modrm)) this.undefinedOpcode();
     this.rip = this.long ? this.start + length : (this.start + length) % 2 ** 32;
   }
 
   /** An instruction that is fetched, and not known: LOCK before it is #UD all the same. */
   unknown(): void {
     if (this.memory.stop === RUNNING) this.memory.unhandled();
-  }
-
-  /** LOCK is for instructions that read and write memory; before others it is #UD. */
-  #lockable(): boolean {
-    if (this.mod === 3) return false;
-    const { opcode } = this;
-    const group = (this.modrm >> 3) & 7;
-    if (opcode < 0x40) return (opcode & 7) < 2 && opcode < 0x38;
-    switch (opcode) {
-      case 0x80:
-      case 0x81:
-      case 0x82:
-      case 0x83:
-        return group !== 7;
-      case 0x86:
-      case 0x87:
-      case 0x1ab:
-      case 0x1b0:
-      case 0x1b1:
-      case 0x1b3:
-      case 0x1bb:
-      case 0x1c0:
-      case 0x1c1:
-        return true;
-      case 0xf6:
-      case 0xf7:
-        return group === 2 || group === 3;
-      case 0xfe:
-      case 0xff:
-        return group < 2;
-      case 0x1ba:
-        return group > 4;
-      case 0x1c7:
-        return group === 1;
-      default:
-        return false;
-    }
   }
 
   // ---- decode ------------------------------------------------------------------------------------------------------
@@ -930,8 +898,28 @@ export class Cpu {
 
   /** UD2 and its like. */
   invalid(): void {
-    this.memory.raise(UD, NO_CODE);
-    this.refused = true;
+    if (this.help()) this.memory.raise(UD, NO_CODE);
+  }
+
+  /**
+   * pvm does the instruction in the emulator's place. It looks at RIP itself, whatever the base of the code: where it finds
+   * other bytes, the instruction stays refused (live 6.18). Missing: what it makes of those.
+   */
+  help(): boolean {
+    if (this.memory.stop !== RUNNING) return false;
+    this.refused = this.long || !this.emulated || this.segments[CS].baseLo === 0 || this.#sameAtRip();
+    if (!this.refused) this.memory.unhandled();
+    return this.refused;
+  }
+
+  #sameAtRip(): boolean {
+    const { memory, start } = this;
+    const length = this.#codeAt - this.#codeStart;
+    if (this.#codeBefore !== 0 || (start & 4095) + length > 4096 || !memory.findCode(start, this.user))
+      return false;
+    const there = memory.codeAt + (start & 4095);
+    const given = this.#code.subarray(this.#codeStart, this.#codeAt);
+    return given.every((byte, i) => byte === memory.codeBytes[there + i]);
   }
 
   /** A form of an instruction that is none: #UD, and nothing that Linux's emulator knows of. */

@@ -175,7 +175,7 @@ function hintOfPvm(cpu: Cpu): void {
   if (!cpu.long) cpu.asize = 4;
   hint(cpu);
   if (cpu.mod === 3) cpu.unknown();
-  else cpu.refused = !cpu.stopped;
+  else cpu.help();
 }
 
 /** Reads the operand, of which nothing is wanted but its exits and faults. */
@@ -450,8 +450,8 @@ function groupFifteen(cpu: Cpu): void {
     if (!based && !fence) return cpu.memory.unhandled();
     // Linux's emulator knows neither: pvm does them in its place, LOCK or not (live 6.18)
     if (emulated) cpu.lock = false;
-    cpu.refused = emulated;
     cpu.endFetch();
+    if (emulated && !cpu.help()) return;
     return based && !cpu.stopped ? segmentBase(cpu, operation) : undefined;
   }
   if (operation > 1 && (operation !== 7 || cpu.repeat !== 0)) return cpu.memory.unhandled();

@@ -317,9 +317,9 @@ export function execute(cpu: Cpu, opcode: number): void {
       cpu.endFetch();
       return cpu.breakpointTrapped ? cpu.memory.raise(BP, NO_CODE) : softwareInterrupt(cpu, BP);
     case 0xcd: {
-      const vector = cpu.fetch8();
+      cpu.vector = cpu.fetch8();
       cpu.endFetch();
-      return softwareInterrupt(cpu, vector);
+      return softwareInterrupt(cpu, cpu.vector);
     }
     case 0xce:
       if (!notInLong(cpu)) return;

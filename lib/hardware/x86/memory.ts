@@ -548,6 +548,8 @@ export class Memory {
     return !(access === EXECUTE && noExecute);
   }
 
+  /** the walk of a guest's tables counts as writing them: the rule of nested paging on AMD's processors (APM volume 2, 15.25.5) */
+  walksWrite = false;
   /** frames that hold tables whose entries are remembered */
   readonly #tables = new Set<number>();
 
@@ -558,7 +560,7 @@ export class Memory {
       this.#tables.add(frame);
       this.#tags.fill(Number.NaN, WRITE * CACHE, (WRITE + 1) * CACHE);
     }
-    return this.bus.page(frame, false);
+    return (this.walksWrite && this.bus.page(frame, true)) || this.bus.page(frame, false);
   }
 
   /** Sets bits of an entry. */

@@ -58,9 +58,10 @@ const CR0_KNOWN = 0xe005_003f;
 const LOW32 = 0xffff_ffffn;
 const EPERM = 1n;
 
-/** Raises #GP unless at CPL 0. */
+/** Raises #GP unless at CPL 0: for Linux's emulator that is a matter of SS, in real mode too (live 6.18). */
 function privileged(cpu: Cpu): boolean {
-  if (cpu.cpl !== 0) cpu.fault(GP, 0);
+  const level = cpu.options.emulated ? cpu.segments[SS].dpl : cpu.cpl;
+  if (level !== 0) cpu.fault(GP, 0);
   return !cpu.stopped;
 }
 
@@ -436,7 +437,7 @@ function hypercall(cpu: Cpu): void {
 function swapGs(cpu: Cpu): void {
   // pvm does it in the emulator's place, in every mode (recorded)
   if (!cpu.long && !cpu.options.emulated) return cpu.notThere();
-  cpu.refused = cpu.emulated;
+  if (cpu.emulated && !cpu.help()) return;
   if (!privileged(cpu)) return;
   const gs = cpu.segments[GS];
   const { c32 } = cpu.state;
@@ -500,9 +501,9 @@ function systemCallDirect(cpu: Cpu): void {
 
 /** An AMD processor lets a target that is not canonical fault at CPL 3, one of Intel's refuses the instruction. */
 export function systemReturn(cpu: Cpu): void {
-  cpu.endFetch();
   const { c32 } = cpu.state;
   if (cpu.options.emulated) return systemReturnByPvm(cpu);
+  cpu.endFetch();
   if (!cpu.long || (c32[2 * EFER] & EFER_SCE) === 0) return cpu.undefinedOpcode();
   if (!privileged(cpu)) return;
   const long = cpu.osize === 8;
@@ -516,17 +517,22 @@ export function systemReturn(cpu: Cpu): void {
   cpu.rip = target;
 }
 
-/** pvm does it in every mode, and always as to 64-bit code (live 6.18). */
+/**
+ * pvm does it in every mode, LOCK or not, and always as to 64-bit code: to the whole of RCX. Of the segments it changes only
+ * selectors and levels (live 6.18).
+ */
 function systemReturnByPvm(cpu: Cpu): void {
-  if (cpu.stopped) return;
-  cpu.refused = true;
-  if (!privileged(cpu)) return;
+  cpu.lock = false;
+  cpu.endFetch();
+  if (!cpu.help() || !privileged(cpu)) return;
   const selector = cpu.state.c32[2 * STAR + 1] >>> 16;
-  setFlat(cpu, CS, (selector + 16) | 3, 3, cpu.state.longMode);
-  setFlat(cpu, SS, (selector + 8) | 3, 3, true);
+  const code = cpu.segments[CS];
+  const stack = cpu.segments[SS];
+  code.selector = ((selector + 16) | 3) & 0xffff;
+  stack.selector = ((selector + 8) | 3) & 0xffff;
+  code.dpl = stack.dpl = 3;
   const flags = cpu.r32[2 * 11];
   cpu.flags = flagsByPvm(flags, flags);
-  cpu.long = cpu.state.longMode;
   cpu.rip = canonical(cpu.r64[RCX]);
 }
 

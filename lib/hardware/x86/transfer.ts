@@ -470,7 +470,7 @@ function interruptRefused(cpu: Cpu, vector: number): void {
   const { direct } = cpu;
   const kernel = cpu.user === 0;
   if (!OF_PVM.has(vector) || cpu.opcode !== 0xcd || (direct && vector === 0x1b)) return cpu.refuse();
-  cpu.refused = true;
+  if (!cpu.help()) return;
   if (vector === 0x1a) return cpuid(cpu);
   if (vector === 0x1b && kernel) return cpu.setRegister64(RAX, BigInt.asUintN(64, -ENOSYS));
   if (direct || (vector === 0x19 && kernel)) cpu.jump(cpu.rip);
@@ -833,7 +833,7 @@ export function interruptReturn(cpu: Cpu): void {
  */
 function returnByPvm(cpu: Cpu): void {
   if (!longActive(cpu)) return cpu.stopped ? undefined : cpu.memory.unhandled();
-  cpu.refused = !cpu.stopped;
+  if (!cpu.help()) return;
   if ((cpu.flags & NT) !== 0) return cpu.fault(GP, 0);
   if (cpu.osize !== 8) {
     // the processor finds that out, once it has looked at the frame

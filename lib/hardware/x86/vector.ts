@@ -80,6 +80,9 @@ export function moveVector(cpu: Cpu, opcode: number): void {
     opcode === 0x6f || opcode === 0x7f
       ? doubled !== repeated && cpu.repeat !== 0xf2
       : cpu.repeat === 0 && (opcode !== 0xe7 || doubled);
+  // MOVAPS and MOVAPD have no others
+  const none = (opcode === 0x28 || opcode === 0x29) && cpu.repeat !== 0;
+  if (none && !cpu.options.emulated) return cpu.undefinedOpcode();
   if (!known) return cpu.memory.unhandled();
   if ((opcode === 0x2b || opcode === 0xe7) && cpu.mod === 3)
     return opcode === 0x2b ? cpu.memory.unhandled() : cpu.undefinedOpcode();
