@@ -665,7 +665,8 @@ export const canonical = (value: bigint): number => Number(BigInt.asIntN(64, val
 /** The low half of the effective address, some bytes further. */
 export function addToAddress(cpu: Cpu, by: number): number {
   const lo = cpu.eaLo + by;
-  if (cpu.asize === 8 && lo >= 2 ** 32) cpu.eaHi = (cpu.eaHi + 1) | 0;
+  // in 64-bit mode they lie in a row, whatever the size of the address
+  if (cpu.long && lo >= 2 ** 32) cpu.eaHi = (cpu.eaHi + 1) | 0;
   return cpu.asize === 2 ? lo & 0xffff : lo >>> 0;
 }
 

@@ -534,6 +534,8 @@ function pushEvent(cpu: Cpu, width: number, value: number): void {
   if (width === 8) cpu.push(8, value);
   else {
     const pointer = cpu.protectedMode ? (r32[2 * RSP] - width) >>> 0 : (r32[2 * RSP] - width) & 0xffff;
+    // beyond 4 GiB there is nothing to be found
+    if (cpu.protectedMode && r32[2 * RSP + 1] !== 0) memory.shutDown();
     memory.write((cpu.segments[SS].baseLo + pointer) >>> 0, width, value >>> 0, cpu.user);
     r32[2 * RSP] = pointer;
     r32[2 * RSP + 1] = 0;
@@ -679,9 +681,7 @@ function enterGateByPvm(cpu: Cpu, vector: number, source: Source, errorCode: num
   if (!isPresent(hi)) {
     // only what a device raises finds that out; vector 8 is the double fault's, whoever raises it (recorded)
     if (vector === DF_FAULT) return memory.shutDown();
-    return source === "external"
-      ? cpu.fault(NP, 8 * vector + (cpu.cpl === 0 ? 3 : 2))
-      : cpu.fault(DF_FAULT, 0);
+    return source === "external" ? cpu.fault(NP, 8 * vector + 2) : cpu.fault(DF_FAULT, 0);
   }
   const target = ((hi & 0xffff_0000) | (lo & 0xffff)) >>> 0;
   const width = long ? 8 : 4;

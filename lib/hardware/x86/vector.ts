@@ -121,7 +121,8 @@ function moveMmx(cpu: Cpu, toRegister: boolean): void {
   const register = ST + 16 * (cpu.reg & 7);
   const { memory } = cpu;
   let changed = register;
-  if (cpu.mod === 3 || !toRegister) use(area, X87);
+  // Linux's emulator takes the register before it knows whether it can be stored
+  if (cpu.mod === 3 || (cpu.emulated && !toRegister)) useMmx(area);
   if (cpu.mod === 3) {
     const other = ST + 16 * (cpu.rm & 7);
     changed = toRegister ? register : other;
@@ -131,22 +132,26 @@ function moveMmx(cpu: Cpu, toRegister: boolean): void {
     const address = cpu.linear(cpu.eaSegment, cpu.eaLo, cpu.eaHi, 8, access);
     if (cpu.stopped) return;
     if (!toRegister) {
-      memory.writeBytes(address, area, register, 8, cpu.user);
-      return useMmx(cpu, area);
+      const initial = (area[IN_USE] & X87) === 0;
+      memory.writeBytes(address, initial ? zeros : area, initial ? 0 : register, 8, cpu.user);
+      if (!cpu.stopped) useMmx(area);
+      return;
     }
     if (!memory.readBytes(address, 8, cpu.user)) return;
     if (cpu.emulated) memory.keepBytes(8);
-    use(area, X87);
+    useMmx(area);
     area.set(memory.data.subarray(0, 8), register);
   }
   // exponent and sign of what MMX writes are ones
   area[changed + 8] = area[changed + 9] = 0xff;
-  useMmx(cpu, area);
 }
 
-/** After an MMX instruction every register of the FPU is in use. */
-function useMmx(cpu: Cpu, area: Uint8Array): void {
-  if (!cpu.stopped) area[FTW] = 0xff;
+const zeros = new Uint8Array(8);
+
+/** An MMX instruction makes every register of the FPU used. */
+function useMmx(area: Uint8Array): void {
+  use(area, X87);
+  area[FTW] = 0xff;
 }
 
 const SAVED = 416;
