@@ -26,7 +26,7 @@ import { LAPIC_EOI, LAPIC_FAULT, LAPIC_NOT_HERE, LAPIC_SEND_IPI } from "../../ha
 import { PIT_NOTHING } from "../../hardware/pit.ts";
 import { type Bus, MSR_EXIT, MSR_FAULT } from "../../hardware/x86/bus.ts";
 import type { Cpu } from "../../hardware/x86/cpu.ts";
-import { EXIT_BAD_ADDRESS, EXIT_MEMORY_FAULT } from "../../hardware/x86/memory.ts";
+import { EXIT_BAD_ADDRESS, EXIT_MEMORY_FAULT, VECTORING } from "../../hardware/x86/memory.ts";
 import { CR0, CR0_PG, CR8, EFER_NX, RAX, RBX, RCX, RDX, RSI } from "../../hardware/x86/state.ts";
 import type { SlotMemfd } from "../guest-memfd.ts";
 import type { MemorySlot } from "../memory-slots.ts";
@@ -34,6 +34,8 @@ import { sendIoapicEoi } from "./guest-interrupts.ts";
 import { refusalOf, refusedToGuest } from "./guest-msrs.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
 import { answerHypervCall, type HypervCall, hypervCall } from "./hyperv-hypercalls.ts";
+import { PORT_STRINGS } from "./intercepts.ts";
+import type { NestedPages } from "./nested-pages.ts";
 import { processorHypercall } from "./processor-hypercalls.ts";
 import { EFER_LMA, EFER_LME } from "./registers.ts";
 import { tellHypercallResult, tellTprAccess } from "./run-page.ts";
@@ -81,9 +83,15 @@ export class GuestBus implements Bus {
   userCall: HypervCall | XenCall | undefined;
   /** why an MSR access goes to user space */
   msrReason = 0;
+  /** KVM's emulator does the instruction: its accesses are not the processor's */
+  emulates = false;
+  /** an event met a page on its way to its handler that the processor did not find without KVM */
+  faultedOnTheWay = false;
+  readonly #nested: NestedPages | undefined;
 
   constructor(vcpu: X86Vcpu) {
     this.#vcpu = vcpu;
+    if (!vcpu.vcpu.vm.host.behaviour.kernelCodeEmulated) this.#nested = vcpu.vm.nestedPages;
   }
 
   get #now(): number {
@@ -106,8 +114,18 @@ export class GuestBus implements Bus {
     this.bytes = vm.mm.bytes;
     this.at = vm.mm.at;
     this.eachWrite = false;
-    if (forWriting && (slot.flags & KVM_MEM_LOG_DIRTY_PAGES) !== 0) this.#log(slot, frame);
+    const becomesWritable = this.#nested !== undefined && this.#find(this.#nested, slot, frame, forWriting);
+    if ((forWriting || becomesWritable) && (slot.flags & KVM_MEM_LOG_DIRTY_PAGES) !== 0)
+      this.#log(slot, frame);
     return true;
+  }
+
+  /** The processor looks for the page of a slot: whether it can be written from now on, and could not before. */
+  #find(nested: NestedPages, slot: MemorySlot, frame: number, forWriting: boolean): boolean {
+    if (this.emulates || PORT_STRINGS.has(this.cpu.opcode)) return false;
+    if (!nested.access(slot, frame, forWriting, this.bytes, this.at)) return false;
+    if (this.cpu.memory.refuses === VECTORING) this.faultedOnTheWay = true;
+    return nested.writable;
   }
 
   #memfdPage(memfd: SlotMemfd, frame: number, page: number): boolean {

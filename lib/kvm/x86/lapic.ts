@@ -10,6 +10,7 @@ import type { Clock, Timer } from "../../kernel/clock.ts";
 import { copyOut } from "../copy-out.ts";
 import type { Entry } from "../dispatch.ts";
 import type { VcpuFile } from "../vcpu.ts";
+import { updateCr8Intercept } from "./svm-tpr.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 /** Keeps one timer of the host's clock where the LAPIC's own timer says. */
@@ -61,6 +62,7 @@ function setLapic(file: VcpuFile, user: Argument): number {
   const result = lapic.loadFrom(user.bytes, user.at, file.kernel.clock.now);
   if (result === 0) vcpu.vm.irqchip?.restoreRtcOf(lapic);
   vcpu.lapicClock!.follow();
+  updateCr8Intercept(vcpu);
   return result;
 }
 

@@ -33,6 +33,7 @@ import { ANY_INDEX, EAX, EBX, ECX, EDX } from "./cpuid.ts";
 import { hostFeature, hostHas } from "./host-cpuid.ts";
 import { loadPdptrs } from "./pdptrs.ts";
 import { keepSvmSegments, svmResetSegments } from "./svm-segments.ts";
+import { updateCr8Intercept } from "./svm-tpr.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
 export const CR0_PE = 1;
@@ -318,6 +319,7 @@ export class Registers {
       store32(into, cr0, load32(into, cr0) & ~CR0_PG);
       this.#vcpu.events.tripleFault = true;
     }
+    updateCr8Intercept(this.#vcpu);
     this.#wakeBootCpu();
     return 0;
   }

@@ -6,6 +6,7 @@ import type { Cpu } from "../../hardware/x86/cpu.ts";
 import {
   DF_FAULT,
   EXCEPTION,
+  OFLOW,
   PAGE_FAULT,
   RUNNING,
   SHUTDOWN,
@@ -13,7 +14,8 @@ import {
   WAITING,
 } from "../../hardware/x86/memory.ts";
 import { DR7, IF, RF, RFLAGS } from "../../hardware/x86/state.ts";
-import { endInterrupt, takeInterrupt } from "./guest-interrupts.ts";
+import type { GuestBus } from "./guest-bus.ts";
+import { endInterrupt, hasInterrupt, takeInterrupt } from "./guest-interrupts.ts";
 import { loadRegisters, storeRegisters } from "./guest-registers.ts";
 import { DONE_BY_KVM, INTERCEPTED_EXCEPTIONS, isContributory, isFault } from "./intercepts.ts";
 import type { Debugging } from "./run-debug.ts";
@@ -27,6 +29,12 @@ const DB_VECTOR = 1;
 const NMI_VECTOR = 2;
 const BP_VECTOR = 3;
 const DR7_GD = 1 << 13;
+/** vectors of INT3, INTO and INT1 by opcode */
+const SOFTWARE_EXCEPTIONS: ReadonlyMap<number, number> = new Map([
+  [0xcc, BP_VECTOR],
+  [0xce, OFLOW],
+  [0xf1, DB_VECTOR],
+]);
 
 /** An event met no memory on its way to its handler (run-vectoring.ts). */
 export const STUCK = 3;
@@ -41,6 +49,9 @@ export class Delivery {
   readonly #vectoring: Vectoring;
   /** what became of the last event that did not reach its handler: an answer of KVM_RUN's parts, STUCK or UNANSWERED */
   outcome = GO_ON;
+  /** another event waits behind the one that was just delivered: the guest is left before its first instruction */
+  moreWaits = false;
+  readonly #bus: GuestBus;
   /** privileged code is run by KVM's emulator */
   readonly #emulated: boolean;
 
@@ -50,8 +61,10 @@ export class Delivery {
     debugging: Debugging,
     failure: EmulationFailure,
     vectoring: Vectoring,
+    bus: GuestBus,
   ) {
     this.#vcpu = vcpu;
+    this.#bus = bus;
     this.#cpu = cpu;
     this.#debugging = debugging;
     this.#failure = failure;
@@ -110,6 +123,7 @@ export class Delivery {
     const { events } = this.#vcpu;
     const { exception, nmi, interrupt } = events;
     const { state } = this.#cpu;
+    this.moreWaits = false;
     if (exception.injected || exception.pending) {
       if (exception.pending && isFault(exception.vector)) {
         state.r32[2 * RFLAGS] |= RF;
@@ -118,6 +132,9 @@ export class Delivery {
       if (exception.pending && exception.vector === DB_VECTOR) state.c32[2 * DR7] &= ~DR7_GD;
       exception.pending = false;
       exception.injected = false;
+      this.#lookBehind(true);
+      // an exit forgets what was to come again (svm_complete_interrupts)
+      if (!this.#emulated) nmi.injected = interrupt.injected = false;
       // the code is there until the exception is delivered in real mode (kvm_inject_exception, 6.18)
       exception.hasErrorCode &&= state.protectedMode;
       return this.#deliver(
@@ -129,6 +146,8 @@ export class Delivery {
     if (nmi.injected) {
       nmi.injected = false;
       state.nmiMasked = true;
+      this.#lookBehind(true);
+      if (!this.#emulated) interrupt.injected = false;
       return this.#deliver(NMI_VECTOR, event.NMI, -1);
     }
     if (interrupt.injected) {
@@ -138,12 +157,14 @@ export class Delivery {
         return true;
       }
       if (this.#emulated) endInterrupt(this.#vcpu, interrupt.nr);
+      this.#lookBehind(true);
       return this.#deliver(interrupt.nr, event.INTERRUPT, -1);
     }
     if (this.#vcpu.debug.blocksInterrupts) return true;
     if (nmi.pending !== 0 && !state.nmiMasked && state.shadow === 0) {
       nmi.pending--;
       state.nmiMasked = true;
+      this.#lookBehind(false);
       return this.#deliver(NMI_VECTOR, event.NMI, -1);
     }
     if ((state.r32[2 * RFLAGS] & IF) === 0 || state.shadow !== 0) return true;
@@ -155,6 +176,16 @@ export class Delivery {
     // pvm ends it as soon as the guest has it (recorded)
     if (this.#emulated) endInterrupt(this.#vcpu, vector);
     return true;
+  }
+
+  /**
+   * An event takes this entry: what waits behind it has the guest left at once, before an instruction
+   * (kvm_check_and_inject_events: req_immediate_exit). An NMI that was there first is waited for otherwise.
+   */
+  #lookBehind(nmis: boolean): void {
+    const { events, debug } = this.#vcpu;
+    if (this.#emulated || debug.blocksInterrupts) return;
+    this.moreWaits = (nmis && events.nmi.pending !== 0) || hasInterrupt(this.#vcpu);
   }
 
   /**
@@ -191,6 +222,8 @@ export class Delivery {
     // a double fault follows the second fault, the end the third
     for (let depth = 0; depth < 4; depth++) {
       const stop = cpu.deliver(now, kind, code);
+      if (this.#bus.faultedOnTheWay && kind === "exception") this.#comesAgain(now, code);
+      this.#bus.faultedOnTheWay = false;
       if (stop === RUNNING) return true;
       if (stop === SHUTDOWN) break;
       if (stop === VECTORING || stop === WAITING) {
@@ -215,6 +248,30 @@ export class Delivery {
     cpu.state.shadow = 0;
     this.outcome = GO_ON;
     return false;
+  }
+
+  /**
+   * An exception that the processor delivers met a page that KVM had to map: it came back to KVM, and was given to the guest
+   * again (svm_complete_interrupts, kvm_requeue_exception_e).
+   */
+  #comesAgain(vector: number, code: number): void {
+    const { exception } = this.#vcpu.events;
+    exception.vector = vector;
+    exception.hasErrorCode = code >= 0;
+    exception.errorCode = Math.max(code, 0);
+  }
+
+  /** INT n did: the same of a software interrupt. INT3 and INTO count as exceptions (APM volume 2, 15.7.2). */
+  softwareCameAgain(): void {
+    const cpu = this.#cpu;
+    const { interrupt } = this.#vcpu.events;
+    this.#bus.faultedOnTheWay = false;
+    const vector = SOFTWARE_EXCEPTIONS.get(cpu.opcode);
+    if (vector !== undefined) this.#comesAgain(vector, -1);
+    else {
+      interrupt.nr = cpu.vector;
+      interrupt.soft = true;
+    }
   }
 
   /** The guest cannot go on. Under AMD's module the vCPU is then as after an INIT (shutdown_interception, 6.1). */

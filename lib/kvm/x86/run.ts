@@ -61,6 +61,7 @@ import {
 } from "./run-page.ts";
 import { Sleep } from "./run-sleep.ts";
 import { Vectoring } from "./run-vectoring.ts";
+import { syncTpr, updateCr8Intercept } from "./svm-tpr.ts";
 import { readSyncRegs, unknownRegisters, writeSyncRegs } from "./sync-regs.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
@@ -87,6 +88,8 @@ export class Runner {
   readonly #exits: Exits;
   /** privileged code is run by KVM's emulator */
   readonly #emulated: boolean;
+  /** AMD's module */
+  readonly #svm: boolean;
   #budget = 0;
   /** the present run waits for INIT and SIPI */
   #starting = false;
@@ -113,11 +116,13 @@ export class Runner {
       intel: vm.host.flavour === "vmx",
     });
     this.#bus.cpu = this.cpu;
+    this.#svm = vm.host.flavour === "svm";
+    this.cpu.memory.walksWrite = this.#svm;
     this.#sleep = new Sleep(vcpu, this.cpu, this.#page, this.#policy);
     this.#failure = new EmulationFailure(vcpu, this.cpu, this.#page);
     this.#debugging = new Debugging(vcpu, this.cpu, this.#page);
     this.#vectoring = new Vectoring(vcpu, this.cpu, this.#page, this.#failure);
-    this.#delivery = new Delivery(vcpu, this.cpu, this.#debugging, this.#failure, this.#vectoring);
+    this.#delivery = new Delivery(vcpu, this.cpu, this.#debugging, this.#failure, this.#vectoring, this.#bus);
     this.#exits = new Exits(vcpu, this.cpu, this.#bus, this.#page, this.#failure);
   }
 
@@ -273,6 +278,7 @@ export class Runner {
       }
       if (lapic.eventRequested || events.exceptionWaits) lapic.picHeard = lapic.acceptsPic();
       lapic.eventRequested = false;
+      if (this.#svm && lapic.swEnabled) updateCr8Intercept(vcpu);
     }
     if (this.#withoutPageTables) {
       this.#delivery.hold();
@@ -287,10 +293,12 @@ export class Runner {
       return this.#page.failEntry(SVM_EXIT_ERR);
     }
     if (!this.#delivery.inject()) return this.#arrived(this.#delivery.outcome);
-    if (vcpu.vcpu.interrupted) return GO_ON;
+    if (vcpu.vcpu.interrupted || this.#delivery.moreWaits) return GO_ON;
     // a processor leaves as soon as it could take an interrupt: at once (svm_enable_irq_window)
     if (!this.#emulated && this.#page.wantsInterruptWindow && this.#windowOpen) return GO_ON;
-    return this.#execute();
+    const result = this.#execute();
+    if (this.#svm) syncTpr(vcpu);
+    return result;
   }
 
   /** An event met no memory on its way to its handler: user space is told, or KVM's emulator does the instruction at RIP. */
@@ -374,6 +382,7 @@ export class Runner {
       const stop = cpu.step();
       if (closed && (r32[2 * RFLAGS] & IF) !== 0 && cpu.state.shadow === 0) lapic!.eventRequested = true;
       if (stop !== RUNNING) return this.#stopped(stop);
+      if (bus.faultedOnTheWay) this.#delivery.softwareCameAgain();
       if (
         steps ||
         trap ||
@@ -389,7 +398,11 @@ export class Runner {
       }
       if (cpu.entersDirect) return GO_ON;
       if (processor) {
-        if (lapic?.eventRequested === true || kernel.work.pending !== 0 || vcpu.pendingIoapicEoi >= 0)
+        if (kernel.work.pending !== 0 || vcpu.pendingIoapicEoi >= 0) return GO_ON;
+        if (
+          lapic !== undefined &&
+          (lapic.eventRequested || lapic.nmiQueued !== 0 || lapic.pendingEvents !== 0)
+        )
           return GO_ON;
         if (bus.wantsEntry) {
           bus.wantsEntry = false;
@@ -485,10 +498,10 @@ export class Runner {
     // the emulator remembers the guest's flag, whoever skips an instruction looks at the one that is there
     if (!this.#emulated)
       this.#trap = (cpu.state.r32[2 * RFLAGS] & TF) !== 0 || (mmio && this.#vcpu.debug.singleSteps);
-    this.#finishing = mmio;
+    this.#finishing = this.#bus.emulates = cpu.keepsFlags = mmio;
     const stop = cpu.step();
     const ended = stop === RUNNING ? GO_ON : this.#stopped(stop);
-    this.#finishing = false;
+    this.#finishing = this.#bus.emulates = cpu.keepsFlags = false;
     if (stop !== RUNNING) return ended;
     if (byEmulator) exits.finished();
     const stepped = this.#stepped(true);

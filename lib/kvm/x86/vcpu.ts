@@ -50,6 +50,8 @@ export class X86Vcpu implements VcpuArch {
   /** paravirtual features only where CPUID shows them (KVM_CAP_ENFORCE_PV_FEATURE_CPUID) */
   enforcesPvCpuid = false;
   reportsTprAccess = false;
+  /** writes of CR8 come to KVM (svm-tpr.ts) */
+  cr8Intercepted = true;
   /** guest physical address of the page for TPR accesses, 0 for none */
   vapicAddress = 0;
   /** the guest's processor, from the first KVM_RUN on */
@@ -145,6 +147,7 @@ export class X86Vcpu implements VcpuArch {
       this.lapicClock!.follow();
     }
     this.requestEvent();
+    this.cr8Intercepted = true;
     this.events.reset(this.vm.vm.host.behaviour.nmiMaskOutlivesInit);
     this.debug.reset();
     this.msrs.init();

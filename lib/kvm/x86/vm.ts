@@ -21,6 +21,7 @@ import type { MsrFilter } from "./filters.ts";
 import { hostPhysicalBits } from "./host-cpuid.ts";
 import { HypervVm } from "./hyperv.ts";
 import type { Irqchip } from "./irqchip.ts";
+import { NestedPages } from "./nested-pages.ts";
 import type { KvmPit } from "./pit.ts";
 import { encryptionContext } from "./sev.ts";
 import { TscSync } from "./tsc-sync.ts";
@@ -53,6 +54,8 @@ export class X86Vm implements VmArch {
   tscKhz: number;
   /** the VM may have page tables: KVM_SET_NR_MMU_PAGES was called, or there was a memory slot once */
   hasMmuPages = false;
+  /** what the processor finds of the guest's memory */
+  readonly nestedPages = new NestedPages();
   /** how many, as KVM_SET_NR_MMU_PAGES was told */
   mmuPages = 0;
   /** MSR_KVM_WALL_CLOCK: where the guest wants the time of its start */
@@ -118,6 +121,7 @@ export class X86Vm implements VmArch {
   }
 
   prepareMemory(change: MemoryChange, slot: MemorySlot | null): number {
+    if (change === "delete" || change === "move") this.nestedPages.clear();
     if (slot === null || change === "flags") return 0;
     if (slot.baseFrame + slot.pages > this.#maxFrames) return -EINVAL;
     this.hasMmuPages = true;
