@@ -68,6 +68,8 @@ import type { X86Vcpu } from "./vcpu.ts";
 /** instructions that KVM's emulator runs in a row */
 const BATCH = 1024;
 const DR7_ENABLED = 0xff;
+/** by RIP alone KVM tells whether it is over: one that returns to itself leaves NMIs masked (svm_complete_interrupts; 7.2) */
+const IRET = 0xcf;
 /** instructions after which a patient run lets others go on */
 const SLICE = 100_000;
 
@@ -379,7 +381,9 @@ export class Runner {
       this.#trap = trap;
       if (processor) cpu.roundsTrapped = trap || memory.watch !== undefined;
       const closed = opens && ((r32[2 * RFLAGS] & IF) === 0 || cpu.state.shadow !== 0);
+      const masked = cpu.state.nmiMasked;
       const stop = cpu.step();
+      if (masked && processor && cpu.opcode === IRET && cpu.rip === cpu.start) cpu.state.nmiMasked = true;
       if (closed && (r32[2 * RFLAGS] & IF) !== 0 && cpu.state.shadow === 0) lapic!.eventRequested = true;
       if (stop !== RUNNING) return this.#stopped(stop);
       if (bus.faultedOnTheWay) this.#delivery.softwareCameAgain();
