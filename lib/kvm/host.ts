@@ -132,6 +132,8 @@ export interface X86Behaviour {
   readonly coalescedRingWhole: boolean;
   /** an event that meets no memory on its way is told; before, the emulator does the instruction at RIP */
   readonly vectoringReported: boolean;
+  /** a mapping of 2 MiB or more lies so that huge pages fit: who writes a page of it has 2 MiB written */
+  readonly largeMappingsAligned: boolean;
   /** kvm_run shows the result of every hypercall, not of those alone that user space answers */
   readonly hypercallResultShown: boolean;
   /** a TSC that user space writes is compared with what user space wrote before, not with what a vCPU started with */

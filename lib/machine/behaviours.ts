@@ -309,6 +309,12 @@ export const behaviourTable: readonly Row[] = [
       "arch/x86/kvm/svm/svm.c:svm_check_emulate_instruction; traces: x86_64-svm-6.12/run_delivery IO, -7.2 INTERNAL_ERROR; the releases between are not recorded",
   },
   {
+    behaviour: "largeMappingsAligned",
+    since: "6.7",
+    source:
+      "mm/huge_memory.c:thp_get_unmapped_area (6.7); a guest of 7.2 reads a page that nobody wrote, and it is dirty (guest-huge-pages-are-written-at-once); 6.12 and the releases before are not recorded",
+  },
+  {
     behaviour: "hypercallResultShown",
     since: "6.14",
     source:

@@ -55,7 +55,7 @@ export class X86Vm implements VmArch {
   /** the VM may have page tables: KVM_SET_NR_MMU_PAGES was called, or there was a memory slot once */
   hasMmuPages = false;
   /** what the processor finds of the guest's memory */
-  readonly nestedPages = new NestedPages();
+  readonly nestedPages: NestedPages;
   /** how many, as KVM_SET_NR_MMU_PAGES was told */
   mmuPages = 0;
   /** MSR_KVM_WALL_CLOCK: where the guest wants the time of its start */
@@ -75,6 +75,7 @@ export class X86Vm implements VmArch {
     this.clock = new KvmClock(vm.kernel.clock);
     this.tscKhz = hostTscKhz(vm.host);
     this.#maxFrames = slotFrames(vm.host);
+    this.nestedPages = new NestedPages(vm.host.behaviour.largeMappingsAligned);
   }
 
   /** the in-kernel interrupt controllers, once there are any */
