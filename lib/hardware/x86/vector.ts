@@ -1,12 +1,12 @@
 /**
  * The little of the FPU and the vector registers that firmware and memory copies need: FNSTCW, FNSTSW, FNINIT, FLDCW, and
- * FXSAVE, FXRSTOR, moves of MMX and XMM registers to and from memory (those that arch/x86/kvm/emulate.c knows, 6.1). The registers are
- * the bytes of an FXSAVE area: FCW u16 @0, FSW u16 @2, FTW u8 @4, MXCSR u32 @24, ST0… @32, XMM0… @160; which components
+ * FXSAVE, FXRSTOR, moves of MMX and XMM registers to and from memory (those that arch/x86/kvm/emulate.c knows, 6.1); MOVSS and
+ * MOVSD where a processor runs the guest. The registers are the bytes of an FXSAVE area: FCW u16 @0, FSW u16 @2, FTW u8 @4, MXCSR u32 @24, ST0… @32, XMM0… @160; which components
  * are in use stands at 512. A component that is not in use is in its initial state, whatever its bytes say.
  */
 import { load16, store16, store32 } from "../../abi/struct.ts";
 import type { Cpu } from "./cpu.ts";
-import { GP, NM, NO_CODE, READ, UD, WRITE } from "./memory.ts";
+import { GP, NM, NO_CODE, READ, UD, UNHANDLED, WRITE } from "./memory.ts";
 import { CR0, CR0_EM, CR0_TS, CR4, CR4_OSFXSR } from "./state.ts";
 
 const FCW = 0;
@@ -80,6 +80,7 @@ export function moveVector(cpu: Cpu, opcode: number): void {
     opcode === 0x6f || opcode === 0x7f
       ? doubled !== repeated && cpu.repeat !== 0xf2
       : cpu.repeat === 0 && (opcode !== 0xe7 || doubled);
+  if (opcode <= 0x11 && cpu.repeat !== 0 && !cpu.options.emulated) return moveScalar(cpu, opcode === 0x10);
   // MOVAPS and MOVAPD have no others
   const none = (opcode === 0x28 || opcode === 0x29) && cpu.repeat !== 0;
   if (none && !cpu.options.emulated) return cpu.undefinedOpcode();
@@ -108,6 +109,34 @@ export function moveVector(cpu: Cpu, opcode: number): void {
   use(area, SSE);
   area.set(memory.data, register);
   if (cpu.options.emulated) memory.keepBytes(16);
+}
+
+/** F3 and F2 0F 10, 11: MOVSS and MOVSD, which Linux's emulator does not know. A value from memory clears what is above it. */
+function moveScalar(cpu: Cpu, toRegister: boolean): void {
+  const width = cpu.repeat === 0xf3 ? 4 : 8;
+  cpu.endFetch();
+  if (!usable(cpu)) return;
+  const area = cpu.bus.fpuArea();
+  const register = XMM + 16 * cpu.reg;
+  if (cpu.mod === 3) {
+    use(area, SSE);
+    const other = XMM + 16 * cpu.rm;
+    const from = toRegister ? other : register;
+    area.copyWithin(toRegister ? register : other, from, from + width);
+    return;
+  }
+  const address = cpu.linear(cpu.eaSegment, cpu.eaLo, cpu.eaHi, width, toRegister ? READ : WRITE);
+  if (cpu.stopped) return;
+  const { memory } = cpu;
+  // what no memory answers KVM would have to emulate
+  memory.refuses = UNHANDLED;
+  if (!toRegister) {
+    use(area, SSE);
+    return memory.writeBytes(address, area, register, width, cpu.user);
+  }
+  if (!memory.readBytes(address, width, cpu.user)) return;
+  use(area, SSE);
+  area.fill(0, register, register + 16).set(memory.data.subarray(0, width), register);
 }
 
 /** 0F 6F, 7F without a prefix: an MMX register, which is the low half of an x87 register. */

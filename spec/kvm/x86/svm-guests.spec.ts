@@ -2,6 +2,7 @@
 import { describe, expect, test } from "vitest";
 import {
   KVM_CREATE_IRQCHIP,
+  KVM_EXIT_INTERNAL_ERROR,
   KVM_EXIT_IO,
   KVM_GET_DIRTY_LOG,
   KVM_INTERRUPT,
@@ -10,11 +11,11 @@ import {
   KvmDirtyLog,
   KvmUserspaceMemoryRegion,
 } from "../../../lib/abi/kvm.ts";
-import { KVM_NMI, KVM_SET_VCPU_EVENTS, KvmVcpuEvents } from "../../../lib/abi/kvm-x86.ts";
-import { load32, store16 } from "../../../lib/abi/struct.ts";
+import { KVM_NMI, KVM_SET_VCPU_EVENTS, KvmSregs, KvmVcpuEvents } from "../../../lib/abi/kvm-x86.ts";
+import { load32, store16, store32 } from "../../../lib/abi/struct.ts";
 import { Machine } from "../../../lib/machine/machine.ts";
 import { CODE, enableLapic, Guest, handlerAt, type Mode, moveDword } from "./guest.ts";
-import { GP, le } from "./rules.ts";
+import { GP, le, sregs, UD } from "./rules.ts";
 import { mainline } from "./vm.ts";
 
 const NOP = 0x90;
@@ -150,6 +151,69 @@ describe("events behind events", () => {
       guest.registers({ rsp: 0x8000 - 24 });
       expect([guest.enter(), Number(guest.register("rip"))]).toEqual([0, handlerAt(2)]);
       expect([back, load32(guest.memory, frame)]).toEqual([back, interrupted]);
+    }
+  });
+});
+
+describe("MOVSS and MOVSD, which the processor knows and KVM's emulator does not", () => {
+  const start = () => {
+    const guest = guestIn("prot32");
+    // CR4.OSFXSR
+    const cr4 = KvmSregs.offsetOf.cr4;
+    expect(sregs(guest, (bytes) => store32(bytes, cr4, load32(bytes, cr4) | 0x200))).toBe(0);
+    return guest;
+  };
+  const load = (prefix: number, address: number) => [prefix, 0x0f, 0x10, 0x05, ...le(address, 4)];
+  const store = (prefix: number, address: number) => [prefix, 0x0f, 0x11, 0x05, ...le(address, 4)];
+
+  test("memory clears what is above it; so many bytes are stored", () => {
+    for (const [prefix, width] of [
+      [0xf3, 4],
+      [0xf2, 8],
+    ]) {
+      const guest = start();
+      guest.memory.fill(0xaa, 0x9000, 0x9020);
+      // movups [0x9010], xmm0 shows all of the register
+      guest.code(
+        ...load(prefix, 0x9000),
+        ...store(prefix, 0x9030),
+        ...[0x0f, 0x11, 0x05, ...le(0x9010, 4)],
+        ...LEAVE,
+      );
+      expect([guest.enter(), guest.exitReason]).toEqual([0, KVM_EXIT_IO]);
+      const shown = Array.from({ length: 16 }, (_, i) => (i < width ? 0xaa : 0));
+      expect([...guest.memory.subarray(0x9010, 0x9020)]).toEqual(shown);
+      expect([...guest.memory.subarray(0x9030, 0x9040)]).toEqual(shown);
+    }
+  });
+
+  test("from register to register the rest stays", () => {
+    const guest = start();
+    guest.memory.fill(0xaa, 0x9000, 0x9010);
+    guest.memory.fill(0xbb, 0x9010, 0x9020);
+    const movups = (register: number, address: number) => [
+      0x0f,
+      0x10,
+      0x05 | (register << 3),
+      ...le(address, 4),
+    ];
+    // movss xmm0, xmm1
+    const code = [...movups(0, 0x9000), ...movups(1, 0x9010), 0xf3, 0x0f, 0x10, 0xc1];
+    guest.code(...code, ...[0x0f, 0x11, 0x05, ...le(0x9020, 4)], ...LEAVE);
+    expect([guest.enter(), guest.exitReason]).toEqual([0, KVM_EXIT_IO]);
+    const shown = Array.from({ length: 16 }, (_, i) => (i < 4 ? 0xbb : 0xaa));
+    expect([...guest.memory.subarray(0x9020, 0x9030)]).toEqual(shown);
+  });
+
+  test("at a device it is an internal error; MOVAPS with such a prefix is no instruction", () => {
+    for (const code of [load(0xf3, 0xd000_0000), store(0xf2, 0xd000_0000)]) {
+      const guest = start().code(...code);
+      expect([guest.enter(), guest.exitReason]).toEqual([0, KVM_EXIT_INTERNAL_ERROR]);
+    }
+    for (const prefix of [0xf2, 0xf3]) {
+      const guest = start().code(prefix, 0x0f, 0x28, 0xc1);
+      guest.memory.set(LEAVE, handlerAt(UD));
+      expect([guest.enter(), Number(guest.register("rip"))]).toEqual([0, handlerAt(UD)]);
     }
   });
 });
