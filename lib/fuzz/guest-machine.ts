@@ -9,6 +9,7 @@
  * With paging the first 320 KiB are mapped one to one in pages of 4 KiB, and 4 MiB at each place where devices are.
  * Nothing else is.
  */
+import { KvmIrqfd } from "../abi/kvm.ts";
 import { KvmSregs } from "../abi/kvm-x86.ts";
 import { toHex } from "../trace/format.ts";
 import { GUEST_RAM, GUEST_ROM } from "./guest-run.ts";
@@ -231,15 +232,7 @@ export function enterMode(mode: Mode, index: number, bases: Bases): Operation {
   if (paging) edits.push({ at: cr3, bytes: quad(TABLES) });
   edits.push({ at: cr4, bytes: quad(OSFXSR | (mode === "paged32" ? PSE : paging ? PAE : 0)) });
   if (mode === "long") edits.push({ at: efer, bytes: quad(LME_LMA_SCE) });
-  return {
-    op: "modify",
-    on: { kind: "vcpu", index },
-    get: "KVM_GET_SREGS",
-    set: "KVM_SET_SREGS",
-    size: KvmSregs.size,
-    head: "",
-    edits,
-  };
+  return modifySregs(index, edits);
 }
 
 /** How a guest has several rings: where it begins, and how far its task state reaches. */
@@ -265,21 +258,13 @@ export function enterRings(index: number, { code, tssLimit }: Rings): Operation 
     const long = code === USER_CODE64;
     level.push({ at: 17, bytes: long ? "00" : "01" }, { at: 19, bytes: long ? "01" : "00" });
   }
-  return {
-    op: "modify",
-    on: { kind: "vcpu", index },
-    get: "KVM_GET_SREGS",
-    set: "KVM_SET_SREGS",
-    size: KvmSregs.size,
-    head: "",
-    edits: [
-      ...level,
-      {
-        at: SEGMENT * 6,
-        bytes: `${quad(TSS)}${hexValue(tssLimit, 4)}${hexValue(TSS_SELECTOR, 2)}0b010000000000000000`,
-      },
-    ],
-  };
+  return modifySregs(index, [
+    ...level,
+    {
+      at: SEGMENT * 6,
+      bytes: `${quad(TSS)}${hexValue(tssLimit, 4)}${hexValue(TSS_SELECTOR, 2)}0b010000000000000000`,
+    },
+  ]);
 }
 
 /** General registers in the order of struct kvm_regs, RIP and RFLAGS last. */
@@ -288,4 +273,35 @@ export const setRegisters = (index: number, values: readonly (number | bigint)[]
   on: { kind: "vcpu", index },
   request: "KVM_SET_REGS",
   bytes: values.map(quad).join(""),
+});
+
+/** the eventfd that resampling irqfds signal */
+export const RESAMPLED = 3;
+
+/** irqfds on some lines, so many in a hundred of them resampling. */
+export function irqfds(random: Random, lines: readonly number[], resampling: number): Operation[] {
+  const operations: Operation[] = [];
+  for (let i = random.below(4); i > 0; i--)
+    operations.push({
+      op: "ioctl",
+      on: vm,
+      request: "KVM_IRQFD",
+      bytes: toHex(KvmIrqfd.encode({ gsi: random.pick(lines), flags: random.chance(resampling) ? 2 : 0 })),
+      patches: [
+        { at: KvmIrqfd.offsetOf.fd, file: { kind: "eventfd", index: i - 1 } },
+        { at: KvmIrqfd.offsetOf.resamplefd, file: { kind: "eventfd", index: RESAMPLED } },
+      ],
+    });
+  return operations;
+}
+
+/** Changes some of what KVM_GET_SREGS tells of a vCPU. */
+const modifySregs = (index: number, edits: Edit[]): Operation => ({
+  op: "modify",
+  on: { kind: "vcpu", index },
+  get: "KVM_GET_SREGS",
+  set: "KVM_SET_SREGS",
+  size: KvmSregs.size,
+  head: "",
+  edits,
 });

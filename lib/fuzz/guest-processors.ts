@@ -13,7 +13,7 @@
  * Left out: timers (LAPIC, PIT), because when they fire is a matter of speed, and a processor that starts itself, because it
  * does so for ever. SIPI_RECEIVED as an MP state: with no startup IPI before it leads to where no code is.
  */
-import { KVM_IRQ_ROUTING_MSI, KvmIrqfd, KvmIrqRoutingEntry, KvmMsi } from "../abi/kvm.ts";
+import { KVM_IRQ_ROUTING_MSI, KvmIrqRoutingEntry, KvmMsi } from "../abi/kvm.ts";
 import { KvmSregs } from "../abi/kvm-x86.ts";
 import type { StructType } from "../abi/struct.ts";
 import type { Access } from "../hardware/guest-script.ts";
@@ -30,6 +30,7 @@ import {
   HANDLERS,
   IDT,
   IOAPIC,
+  irqfds,
   LAPIC,
   type Mode,
   memorySlots,
@@ -423,23 +424,6 @@ const setMpState = (index: number, state: number): Operation => ({
   bytes: hexValue(state, 4),
 });
 
-/** irqfds on some lines, some of them resampling. */
-function irqfds(random: Random): Operation[] {
-  const operations: Operation[] = [];
-  for (let i = random.below(4); i > 0; i--)
-    operations.push({
-      op: "ioctl",
-      on: vm,
-      request: "KVM_IRQFD",
-      bytes: struct(KvmIrqfd, { gsi: random.pick(lines), flags: random.chance(50) ? 2 : 0 }),
-      patches: [
-        { at: KvmIrqfd.offsetOf.fd, file: { kind: "eventfd", index: i - 1 } },
-        { at: KvmIrqfd.offsetOf.resamplefd, file: { kind: "eventfd", index: 3 } },
-      ],
-    });
-  return operations;
-}
-
 /** Messages, most of them level-triggered, on the pins of an IOAPIC in user space. */
 function routes(plan: Plan): Operation {
   const { random } = plan;
@@ -577,7 +561,7 @@ export function processorProgram(random: Random): Program {
   for (const { index, x2apic } of processors)
     if (x2apic || random.chance(60)) operations.push({ op: "cpuid", on: { kind: "vcpu", index }, edits: [] });
   for (let i = 0; i < 4; i++) operations.push({ op: "eventfd2", initval: 0, flags: 0x80800 });
-  if (controllers === "kernel") operations.push(...irqfds(random));
+  if (controllers === "kernel") operations.push(...irqfds(random, lines, 50));
   else operations.push(routes(plan));
   operations.push(...tables(mode, random));
   if (mode !== "real") operations.push(handlers(HANDLERS, bitsOf(mode), ends));

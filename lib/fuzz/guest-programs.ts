@@ -12,7 +12,7 @@
  *   documented subset comes up in it.
  */
 import fc from "fast-check";
-import { KvmCoalescedMmioZone, KvmIoeventfd, KvmIrqfd, KvmMsi } from "../abi/kvm.ts";
+import { KvmCoalescedMmioZone, KvmIoeventfd, KvmMsi } from "../abi/kvm.ts";
 import type { StructType } from "../abi/struct.ts";
 import type { Access } from "../hardware/guest-script.ts";
 import { toHex } from "../trace/format.ts";
@@ -28,11 +28,13 @@ import {
   HANDLER_SIZE,
   HANDLERS,
   IOAPIC,
+  irqfds,
   LAPIC,
   type Mode,
   memorySlots,
   ODD_PAGES,
   poke,
+  RESAMPLED,
   ROM,
   STACK,
   setRegisters,
@@ -554,26 +556,6 @@ function duties(random: Random, mode: Mode, controllers: Controllers): Access[] 
   return accesses;
 }
 
-/** the eventfd that resampling irqfds signal */
-const RESAMPLED = 3;
-
-/** irqfds on some lines, some of them resampling. */
-function irqfds(random: Random): Operation[] {
-  const operations: Operation[] = [];
-  for (let i = random.below(4); i > 0; i--)
-    operations.push({
-      op: "ioctl",
-      on: vm,
-      request: "KVM_IRQFD",
-      bytes: struct(KvmIrqfd, { gsi: random.pick(lines), flags: random.chance(45) ? 2 : 0 }),
-      patches: [
-        { at: KvmIrqfd.offsetOf.fd, file: { kind: "eventfd", index: i - 1 } },
-        { at: KvmIrqfd.offsetOf.resamplefd, file: { kind: "eventfd", index: RESAMPLED } },
-      ],
-    });
-  return operations;
-}
-
 /** What user space does between two KVM_RUNs. */
 function injection(random: Random, controllers: Controllers): Operation {
   const vcpu = { kind: "vcpu", index: 0 } as const;
@@ -645,7 +627,7 @@ function interruptProgram(random: Random): Program {
   // at its end the guest sleeps, and sleeps again after each interrupt
   return [
     ...begin(host),
-    ...irqfds(random),
+    ...irqfds(random, lines, 45),
     // of an eventfd that is an irqfd too, it is a matter of threads when its interrupt comes
     ...(random.chance(15) ? registrations(random, [RESAMPLED]) : []),
     ...tables(mode, random),

@@ -29,6 +29,7 @@ import { GICD, GICR, GicWorld, RAM } from "./arm64/gic-world.ts";
 import { takeInterrupt } from "./arm64/guests.ts";
 import { vcpuOf as powerVcpu } from "./ppc/guests.ts";
 import { pseries, World } from "./ppc/world.ts";
+import { settled } from "./settled.ts";
 
 const DEVICE = 0x9000_0000;
 const IMMEDIATE_EXIT = KvmRun.offsetOf.immediate_exit;
@@ -111,15 +112,6 @@ function* powerGuest(index: number, duties: Duty[], seen: number[]): power.Guest
       seen.push(xirr & 0xff_ffff);
     } else if (duty.do === "wake") yield* power.hypercall(H_IPI, duty.other, 5);
     else while (!duty.until()) yield* power.hypercall(H_XIRR);
-}
-
-async function settled(promise: Promise<unknown>): Promise<boolean> {
-  let done = false;
-  void promise.then(() => {
-    done = true;
-  });
-  await new Promise((resolve) => setTimeout(resolve, 0));
-  return done;
 }
 
 const sides = [

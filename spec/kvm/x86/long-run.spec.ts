@@ -19,6 +19,7 @@ import { load32, store32 } from "../../../lib/abi/struct.ts";
 import { byHand } from "../../../lib/kernel/work-queue.ts";
 import { guestPolicy } from "../../../lib/kvm/x86/guest-policy.ts";
 import { Machine } from "../../../lib/machine/machine.ts";
+import { settled } from "../settled.ts";
 import { enableLapic, Guest, handlerAt, moveDword } from "./guest.ts";
 import { mainline } from "./vm.ts";
 
@@ -36,16 +37,6 @@ function started(irqchip = true, options = {}) {
   const guest = new Guest(process, "prot32", (vm) => irqchip && process.ioctl(vm, KVM_CREATE_IRQCHIP, 0));
   const run = () => process.run(guest.vcpu);
   return { machine, process, guest, run };
-}
-
-/** Whether a promise is settled once everything that can go on has gone on. */
-async function settled(promise: Promise<unknown>): Promise<boolean> {
-  let done = false;
-  void promise.then(() => {
-    done = true;
-  });
-  await new Promise((resolve) => setTimeout(resolve, 0));
-  return done;
 }
 
 /** sti; hlt, and then port 0x80: an interrupt of `vector` is counted at 0x6000 */

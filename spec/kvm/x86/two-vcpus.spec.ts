@@ -26,6 +26,7 @@ import { load32, store32 } from "../../../lib/abi/struct.ts";
 import type { Process } from "../../../lib/kernel/process.ts";
 import { defaultProfile } from "../../../lib/machine/default-profile.ts";
 import { Machine, type MachineOptions } from "../../../lib/machine/machine.ts";
+import { settled } from "../settled.ts";
 import { enableLapic, Guest, handlerAt, moveDword } from "./guest.ts";
 import { mainline } from "./vm.ts";
 
@@ -69,15 +70,6 @@ function pair(options: MachineOptions = {}, profile = mainline) {
     secondCode: (...code: number[]) => guest.memory.set(code, SECOND_CODE),
     count: () => load32(guest.memory, COUNT),
   };
-}
-
-async function settled(promise: Promise<unknown>): Promise<boolean> {
-  let done = false;
-  void promise.then(() => {
-    done = true;
-  });
-  await new Promise((resolve) => setTimeout(resolve, 0));
-  return done;
 }
 
 describe("an IPI", () => {
