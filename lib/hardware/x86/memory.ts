@@ -381,6 +381,7 @@ export class Memory {
     const answer = this.takeAnswer();
     if (answer >= 0) {
       for (let i = 0; i < length; i++) this.data[at + i] = this.log[answer + i];
+      this.#keepDevice(length, at);
       return true;
     }
     // a device that does not answer leaves what the buffer held
@@ -391,7 +392,16 @@ export class Memory {
     }
     this.answer(this.data, at, length);
     this.logAt++;
+    this.#keepDevice(length, at);
     return true;
+  }
+
+  /** a processor runs the guest: what devices answer is all that Linux's emulator reads */
+  keepsDevices = false;
+
+  #keepDevice(length: number, at: number): void {
+    if (!this.keepsDevices) return;
+    for (let i = 0; i < length; i++) this.#kept[this.#keptAt + at + i] = this.data[at + i];
   }
 
   /** Up to 16 bytes from elsewhere. */

@@ -120,6 +120,7 @@ export class Runner {
     this.#bus.cpu = this.cpu;
     this.#svm = vm.host.flavour === "svm";
     this.cpu.memory.walksWrite = this.#svm;
+    this.cpu.memory.keepsDevices = !this.#emulated;
     this.#sleep = new Sleep(vcpu, this.cpu, this.#page, this.#policy);
     this.#failure = new EmulationFailure(vcpu, this.cpu, this.#page);
     this.#debugging = new Debugging(vcpu, this.cpu, this.#page);
