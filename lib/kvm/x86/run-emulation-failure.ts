@@ -4,6 +4,7 @@
  */
 import type { Cpu } from "../../hardware/x86/cpu.ts";
 import { EXECUTE, RUNNING, UD } from "../../hardware/x86/memory.ts";
+import { SS } from "../../hardware/x86/state.ts";
 import { GO_ON, INSTRUCTION_BYTES, type RunPage } from "./run-page.ts";
 import type { X86Vcpu } from "./vcpu.ts";
 
@@ -35,7 +36,8 @@ export class EmulationFailure {
    */
   refused(): number {
     const cpu = this.#cpu;
-    if (this.#emulated && cpu.user !== 0 && !cpu.long) {
+    // in real mode, too, the level is that of SS
+    if (this.#emulated && cpu.segments[SS].dpl !== 0 && !cpu.long) {
       this.note(cpu.startLinear);
       this.#vcpu.events.queueException(UD);
       return GO_ON;
