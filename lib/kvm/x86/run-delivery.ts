@@ -106,8 +106,13 @@ export class Delivery {
       return GO_ON;
     }
     // the processor goes to the handler itself, and KVM does not hear of it
-    if (isFault(vector)) cpu.state.r32[2 * RFLAGS] |= RF;
-    return this.#deliver(vector, event.EXCEPTION, code) ? GO_ON : this.outcome;
+    const { r32 } = cpu.state;
+    const flags = r32[2 * RFLAGS];
+    if (isFault(vector)) r32[2 * RFLAGS] |= RF;
+    if (this.#deliver(vector, event.EXCEPTION, code)) return GO_ON;
+    // RF is the frame's: where that meets no memory, KVM sees the flags of the instruction
+    if (this.outcome === STUCK) r32[2 * RFLAGS] = flags;
+    return this.outcome;
   }
 
   /** INT n, INT3, INTO and INT1 met no memory on their way. */
