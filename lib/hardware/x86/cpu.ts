@@ -154,6 +154,8 @@ export class Cpu {
   shadow = 0;
   /** Linux's emulator refused the instruction, and the flavour did it itself (see `CpuOptions.emulated`) */
   refused = false;
+  /** the flavour did the instruction, whether or not the emulator was asked before */
+  helped = false;
   /** INT3 is for a debugger outside of the guest: it stops as an exception before it is done */
   breakpointTrapped = false;
   /** a repeated instruction stops after each round: something traps it */
@@ -243,7 +245,7 @@ export class Cpu {
     this.#emulatorRefused = false;
     if (memory.stop === RUNNING) this.#decode();
     // what the flavour does in the emulator's place it does at once for code that the processor runs
-    const helped = this.refused;
+    this.helped = this.refused;
     if (this.direct) this.refused = this.#emulatorRefused;
     if (memory.stop !== RUNNING) {
       if (memory.stop !== WAITING) memory.postedCount = 0;
@@ -265,7 +267,7 @@ export class Cpu {
     }
     memory.forget();
     this.entersDirect = this.options.emulated && !this.direct && this.long && this.segments[SS].dpl === 3;
-    this.#entered = this.direct && !helped && memory.postedCount === 0;
+    this.#entered = this.direct && !this.helped && memory.postedCount === 0;
     // RF: a repeated instruction that is left and taken up again is not trapped a second time
     if (this.again) r32[2 * RFLAGS] |= RF;
     this.#writeRip(this.again ? this.start : this.rip);

@@ -431,8 +431,7 @@ export class Runner {
     const { cpu } = this;
     const { memory } = cpu;
     const vcpu = this.#vcpu;
-    const helped = cpu.refused && this.#emulated;
-    if (helped) this.#failure.note(cpu.startLinear);
+    if (cpu.refused && this.#emulated) this.#failure.note(cpu.startLinear);
     if (cpu.halted) this.#haltRequested = true;
     if (PORT_STRINGS.has(cpu.opcode)) this.#debugging.flagsWritten();
     if (memory.postedCount !== 0) {
@@ -440,7 +439,8 @@ export class Runner {
       return this.#exits.post();
     }
     // what pvm does in the emulator's place ends without a trap, the guest's or a debugger's (live 6.18)
-    const steps = helped ? false : this.#trap || (this.#emulated && vcpu.debug.singleSteps);
+    const steps =
+      cpu.helped && this.#emulated ? false : this.#trap || (this.#emulated && vcpu.debug.singleSteps);
     // MOV SS and POP SS hold back a trap; that of a step is lost (SDM volume 3, 6.8.3)
     if (!this.#emulated && cpu.state.shadow === SHADOW_MOV_SS) return -1;
     const cause = this.#debugging.breakpoints.touched | (steps ? DR6_BS : 0);
