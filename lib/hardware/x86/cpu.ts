@@ -271,7 +271,8 @@ export class Cpu {
     // RF: a repeated instruction that is left and taken up again is not trapped a second time
     if (this.again) r32[2 * RFLAGS] |= RF;
     this.#writeRip(this.again ? this.start : this.rip);
-    this.state.shadow = this.shadow;
+    // pvm does not touch it, but for IRETQ (live 6.18)
+    if (!this.helped || !this.emulated || this.opcode === 0xcf) this.state.shadow = this.shadow;
     return RUNNING;
   }
 
