@@ -142,6 +142,8 @@ export const optionsOf = (kernel: Kernel, patience: number): RunOptions => ({
 });
 
 function compareSteps(ours: Step, theirs: Step, counts: Counts): string | undefined {
+  if (ours.over === true && ours.call === theirs.call)
+    return `ran on, the kernel answered ${answer(theirs.result)}`;
   if (ours.call !== theirs.call || ours.bytes.length !== theirs.bytes.length)
     return `calls ${ours.call}, the other ${theirs.call}`;
   if (ours.result !== theirs.result)

@@ -456,7 +456,7 @@ export function softwareInterrupt(cpu: Cpu, vector: number): void {
   if (cpu.direct && (vector === BP || vector === OFLOW)) return trapDirect(cpu, vector);
   if (cpu.options.emulated) {
     if (cpu.protectedMode) return interruptRefused(cpu, vector);
-    if (vector >= 0x80) return interruptForEver(cpu);
+    if (vector >= 0x80 && cpu.state.idt.baseLo + 4 * (vector - 256) < 0) return interruptForEver(cpu);
   }
   enterHandler(cpu, vector, "software", -1, cpu.rip);
 }
@@ -488,8 +488,8 @@ const OF_PVM: ReadonlySet<number> = new Set([0x17, 0x19, 0x1a, 0x1b]);
 const ENOSYS = 38n;
 
 /**
- * INT n of real mode with n from 0x80 on: Linux's emulator takes n for negative, finds no vector there, and does it again,
- * for ever (arch/x86/kvm/emulate.c:__emulate_int_real, 6.1).
+ * INT n of real mode with n from 0x80 on: Linux's emulator takes n for negative. Where no vector can be, below address 0,
+ * it does the instruction again, for ever (arch/x86/kvm/emulate.c:__emulate_int_real, 6.1).
  */
 function interruptForEver(cpu: Cpu): void {
   const pointer = cpu.r64[RSP];
@@ -554,7 +554,8 @@ function enterReal(cpu: Cpu, vector: number, source: Source, back: number): void
   const { memory, state } = cpu;
   if (!cpu.options.emulated && 4 * vector + 3 > state.idt.limit) return cpu.fault(GP, 0);
   const { flags } = cpu;
-  const at = (state.idt.baseLo + 4 * vector) >>> 0;
+  const negative = cpu.options.emulated && source === "software" && vector >= 0x80;
+  const at = (state.idt.baseLo + 4 * (negative ? vector - 256 : vector)) >>> 0;
   const byPvm = cpu.options.emulated && source !== "software";
   // pvm looks where to go before it pushes, others after
   let offset = byPvm ? memory.read(at, 2, 0) : 0;
