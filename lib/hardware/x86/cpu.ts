@@ -85,6 +85,8 @@ export interface CpuOptions {
    * stops as UNHANDLED. In 64-bit mode pvm does some of it itself (IRETQ, SWAPGS, SYSRET; UD2 in every mode): `refused`.
    */
   emulated: boolean;
+  /** what the emulator refuses pvm may do in its place (`help`); not where it is lent for one instruction */
+  helps: boolean;
   /** OUT is done again after the exit, as where a processor runs the guest; else it is over before the exit */
   portRestarts: boolean;
   /** the last byte of the hypercall that it knows: 0xc1 of VMCALL, 0xd9 of VMMCALL */
@@ -204,6 +206,7 @@ export class Cpu {
     this.alu = new Alu(state);
     this.options = {
       emulated: false,
+      helps: options.emulated === true,
       portRestarts: false,
       hypercall: 0xc1,
       pagingIsLong: false,
@@ -910,7 +913,11 @@ export class Cpu {
    */
   help(): boolean {
     if (this.memory.stop !== RUNNING) return false;
-    this.refused = this.long || !this.emulated || this.segments[CS].baseLo === 0 || this.#sameAtRip();
+    const { emulated, helps } = this.options;
+    this.refused =
+      emulated && !helps
+        ? false
+        : this.long || !this.emulated || this.segments[CS].baseLo === 0 || this.#sameAtRip();
     if (!this.refused) this.memory.unhandled();
     return this.refused;
   }

@@ -316,7 +316,7 @@ export class Runner {
     const stop = cpu.step();
     options.emulated = false;
     options.portRestarts = true;
-    if (stop === UNHANDLED || cpu.refused) {
+    if (stop === UNHANDLED) {
       cpu.memory.forget();
       return this.#vectoring.refused();
     }
